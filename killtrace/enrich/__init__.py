@@ -1,0 +1,1 @@
+"""What /proc, the cgroup tree, the user database and terminals add to a record."""

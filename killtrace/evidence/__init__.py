@@ -1,0 +1,1 @@
+"""Other records that the machine keeps: kernel log, journal, audit, process accounting."""

@@ -1,0 +1,1 @@
+"""Where records go: the table for people, JSON Lines for programs."""
