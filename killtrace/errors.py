@@ -21,7 +21,7 @@ class KilltraceError(Exception):
         return f"{self.what}; {self.mend}"
 
 
-class UsageFault(KilltraceError):
+class InvalidUseError(KilltraceError):
     """The command line makes no sense (exit 2)."""
 
     exit_status = 2

@@ -188,7 +188,7 @@ def process_from_json(data: Mapping[str, Any] | None) -> Process | None:
     """The process of a JSON process record; unknown keys are left out."""
     if data is None:
         return None
-    fields = {k: data.get(k) for k in Process.__dataclass_fields__ if k in data}
+    fields: dict[str, Any] = {k: data[k] for k in Process.__dataclass_fields__ if k in data}
     fields["start_time_ns"] = None if not data.get("start_time") else parse_time(data["start_time"])
     fields["cmdline"] = None if data.get("cmdline") is None else tuple(data["cmdline"])
     fields["cmdline_cut"] = bool(data.get("cmdline_cut"))
