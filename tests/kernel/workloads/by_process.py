@@ -10,10 +10,12 @@ from signal import SIGABRT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM
 from workloads import linux
 from workloads.actors import (
     Gate,
+    adopt,
     died_of,
     exited,
     fork,
     ignoring,
+    pause_for_ever,
     sender,
     threaded,
     wait,
@@ -96,17 +98,22 @@ def kill_by_thread() -> Truth:
 @case()
 def kill_own_parent() -> Truth:
     """kill(2) by a child to its parent"""
+    adopt()
     told = Gate()
 
+    def act() -> None:
+        told.open(str(os.getpid()).encode())
+        os.kill(os.getppid(), SIGTERM)
+
     def parent() -> None:
-        child = fork(lambda: os.kill(os.getppid(), SIGTERM))
-        told.open(str(child).encode())
-        while True:
-            signal.pause()
+        fork(act)
+        pause_for_ever()
 
     victim = fork(parent)
     by = int(told.wait())
-    return _one(SIGTERM, victim, by, "kill", "SI_USER", "process")
+    truth = _one(SIGTERM, victim, by, "kill", "SI_USER", "process")
+    exited(by, 0)
+    return truth
 
 
 @case()

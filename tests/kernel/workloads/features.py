@@ -61,20 +61,11 @@ def _in_child(body: Callable[[], object], what: str) -> str | None:
     return None if os.waitpid(fork(body), 0)[1] == 0 else what
 
 
-def _pidns() -> str | None:
-    # The child's own stderr is of no interest where this is refused.
-    return None if Path("/proc/self/ns/pid").exists() else "no PID namespaces"
-
-
 def _realtime() -> str | None:
     def body() -> None:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 
     return _in_child(body, "SCHED_FIFO is refused")
-
-
-def _mqueue() -> str | None:
-    return None if Path("/proc/sys/fs/mqueue").exists() else "no POSIX message queues"
 
 
 def _seccomp_event() -> str | None:
@@ -112,13 +103,20 @@ def _program(name: str) -> Callable[[], str | None]:
     return lambda: None if shutil.which(name) else f"{name} is not installed"
 
 
+def _path(path: str, what: str) -> Callable[[], str | None]:
+    return lambda: None if Path(path).exists() else what
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
+    "root": lambda: None if os.geteuid() == 0 else "tracing is for root",
+    "btf": _path("/sys/kernel/btf/vmlinux", "the kernel has no BTF"),
+    "kprobe": _path("/sys/bus/event_source/devices/kprobe", "the kernel has no kprobes"),
     "bpf_send_signal": _bpf_send_signal,
     "cgroup_kill": _cgroup_kill,
     "memcg": _memcg,
     "memcg_v2": lambda: None if memory_v2_root() else "no memory controller in cgroup v2",
-    "mqueue": _mqueue,
-    "pidns": _pidns,
+    "mqueue": _path("/proc/sys/fs/mqueue", "no POSIX message queues"),
+    "pidns": _path("/proc/self/ns/pid", "no PID namespaces"),
     "realtime": _realtime,
     "seccomp_event": _seccomp_event,
     "set_tid": _set_tid,
