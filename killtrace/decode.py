@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Union
 
 Fields = Sequence[tuple[str, str]]
 
@@ -281,23 +281,18 @@ def decode(data: bytes) -> RawRecord:
     raise DecodeError(f"a record of unknown type {kind}")
 
 
-def _task(raw: tuple[int | bytes, ...], payload: _Payload) -> RawTask:
+def _task(raw: tuple[Any, ...], payload: _Payload) -> RawTask:
     (*head, ancestors_len, cgroup_len, exe_len, args_len, cgroup_v1, _, comm, tty) = raw
-    steps = payload.take(ancestors_len)  # type: ignore[arg-type]
+    steps = payload.take(ancestors_len)
     whole = len(steps) // _ANCESTOR.size * _ANCESTOR.size
     ancestors = tuple(
         RawAncestor(start, tgid, _text(name))
         for start, tgid, _, name in _ANCESTOR.iter_unpack(steps[:whole])
     )
-    return RawTask(
-        *head,  # type: ignore[arg-type]
-        bool(cgroup_v1),
-        _text(comm),  # type: ignore[arg-type]
-        _text(tty),  # type: ignore[arg-type]
-        ancestors,
-        _path(payload.take(cgroup_len)),  # type: ignore[arg-type]
-        payload.take(exe_len),  # type: ignore[arg-type]
-        payload.take(args_len),  # type: ignore[arg-type]
+    sections = (payload.take(cgroup_len), payload.take(exe_len), payload.take(args_len))
+    cgroup, exe, args = sections
+    return RawTask._make(
+        (*head, bool(cgroup_v1), _text(comm), _text(tty), ancestors, _path(cgroup), exe, args)
     )
 
 
@@ -306,7 +301,7 @@ def _text(raw: bytes) -> bytes:
 
 
 def _path(names: bytes) -> bytes:
-    """b"leaf\\0parent\\0" to b"/parent/leaf"; the root is b"/"."""
+    r"""b"leaf\0parent\0" to b"/parent/leaf"; the root is b"/"."""
     return b"/" + b"/".join(reversed(names.split(b"\0")[:-1]))
 
 
@@ -321,21 +316,9 @@ def _signal(data: bytes, time_ns: int, cpu: int) -> RawSignal:
     payload = _Payload(data, offset + 2 * _TASK.size)
     stack = payload.stack(stack_len)
     memory = RawMemory(*_MEMORY.unpack(payload.take(memory_len))) if memory_len else None
-    return RawSignal(
-        time_ns,
-        cpu,
-        *head,
-        bool(group),
-        disposition,
-        bool(blocked),
-        bool(ended),
-        vintr,
-        vquit,
-        stack,
-        memory,
-        _task(sender, payload),
-        _task(target, payload),
-    )
+    flags = (bool(group), disposition, bool(blocked), bool(ended), vintr, vquit)
+    ends = (_task(sender, payload), _task(target, payload))
+    return RawSignal._make((time_ns, cpu, *head, *flags, stack, memory, *ends))
 
 
 def _death(data: bytes, time_ns: int, cpu: int) -> RawDeath:
@@ -362,6 +345,5 @@ def _oom(data: bytes, time_ns: int, cpu: int) -> RawOom:
     payload = _Payload(data, offset + _TASK.size)
     memcg = _path(payload.take(memcg_len))
     stack = payload.stack(stack_len)
-    return RawOom(
-        time_ns, cpu, *head, memcg if is_memcg else None, stack, _task(task, payload)
-    )
+    trigger = _task(task, payload)
+    return RawOom._make((time_ns, cpu, *head, memcg if is_memcg else None, stack, trigger))

@@ -73,8 +73,8 @@ class Process:
 ORIGIN_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "process": ("syscall", "group", "requester", "via"),
-        "terminal": ("tty", "key", "holder"),
-        "hangup": ("tty", "holder"),
+        "terminal": ("tty", "key", "holder", "login_user", "remote_host"),
+        "hangup": ("tty", "holder", "login_user", "remote_host"),
         "session-exit": ("leader",),
         "orphaned-group": (),
         "parent-death": ("parent",),

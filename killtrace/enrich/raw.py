@@ -35,9 +35,7 @@ class Ends:
     turns boot time into wall time, once for the whole run: start times are identities.
     """
 
-    def __init__(
-        self, enricher: Enricher, recall_exec: RecallExec, start_offset_ns: int
-    ) -> None:
+    def __init__(self, enricher: Enricher, recall_exec: RecallExec, start_offset_ns: int) -> None:
         self._enricher = enricher
         self._recall_exec = recall_exec
         self._offset_ns = start_offset_ns
@@ -131,7 +129,7 @@ def _resolved(path: bytes) -> str | None:
 
 
 def pack_exec(start_time_ns: int, ppid: int, uid: int, exe: bytes, args: bytes) -> bytes:
-    """struct kt_exec for a process that ran before tracing began."""
+    """Struct kt_exec for a process that ran before tracing began."""
     flags = decode.FROM_PROC
     if len(args) >= 1024:
         args, flags = args[:1023], flags | decode.ARGS_CUT

@@ -70,7 +70,9 @@ def _import(package: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (ImportError, OSError) as error:
         del sys.modules["bcc"]
-        raise UnsupportedError(f"bcc does not load ({error})", f"mend it: {install_hint()}") from error
+        raise UnsupportedError(
+            f"bcc does not load ({error})", f"mend it: {install_hint()}"
+        ) from error
     return module
 
 

@@ -53,9 +53,7 @@ class Btf:
     def _index(self) -> None:
         wanted = {self._name_offset(name): name for name in self._found}
         wanted.pop(0, None)
-        by_info = {
-            kind << 24: (base, each) for kind, (base, each) in _EXTRA.items()
-        }
+        by_info = {kind << 24: (base, each) for kind, (base, each) in _EXTRA.items()}
         types, append, position = self._types, self._at.append, 0
         unpack, end = struct.Struct("<II").unpack_from, len(self._types)
         nothing = (0, 0)

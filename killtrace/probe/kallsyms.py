@@ -55,7 +55,7 @@ class Kallsyms:
 
 
 def base_name(symbol: str) -> str:
-    """A function without its compiler's suffixes: .part.0, .constprop.0, .isra.0, .cold, .llvm.1."""
+    """A function without its compiler's suffixes: .part.0, .constprop.0, .isra.0, .cold."""
     return symbol.partition(".")[0]
 
 

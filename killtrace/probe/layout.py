@@ -188,7 +188,10 @@ def _features(btf: Btf) -> dict[str, int]:
 
 def _rss_features(btf: Btf) -> dict[str, int]:
     """mm->rss_stat: percpu_counter[4] since 6.2 (commit f1a7941243c1), one struct before."""
-    count, counters = btf.offset("percpu_counter", "count"), btf.offset("percpu_counter", "counters")
+    count, counters = (
+        btf.offset("percpu_counter", "count"),
+        btf.offset("percpu_counter", "counters"),
+    )
     size = btf.size("percpu_counter")
     if btf.is_array("mm_struct", "rss_stat") and None not in (count, counters, size):
         assert count is not None and counters is not None and size is not None

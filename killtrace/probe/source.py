@@ -49,7 +49,7 @@ def bpf_folder() -> Path:
 
 
 def syscall_names() -> dict[int, str]:
-    """This machine's numbers of the calls that send signals."""
+    """The numbers, on this machine, of the calls that send signals."""
     numbers = SYSCALL_NUMBERS.get(platform.machine(), ())
     return dict(zip(numbers, _SYSCALLS, strict=False))
 

@@ -1,0 +1,236 @@
+"""The live pipeline: probe → decode → order → attribute → enrich → correlate → records."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from killtrace import attribute, clock, decode, describe
+from killtrace.correlate import Correlator
+from killtrace.decode import RawAttempt, RawDeath, RawOom, RawRecord, RawSignal
+from killtrace.enrich import raw as raw_ends
+from killtrace.enrich.enricher import open_enricher, open_terminals
+from killtrace.errno_names import errno_name
+from killtrace.model import Attempt, Lost, Process, Record, Result, Signal
+from killtrace.order import SLACK_NS, Orderer
+from killtrace.probe import kallsyms, source
+from killtrace.probe.loader import LostCounts, Probe
+
+_RESULTS: tuple[Result, ...] = ("delivered", "ignored", "already_pending", "overflow", "lost_info")
+# After the doorbell: what comes within this shares its wake-up.
+_BATCH_S = 0.004
+_LEFTOVER_MS = 4
+_FOLD_PERIOD_NS = 1_000_000_000
+_FOLD_SIGNALS = 4096
+_IDLE_MS = 1000
+
+
+class Tracer:
+    """Runs the programs and turns their records into model records, in order of time."""
+
+    def __init__(
+        self,
+        options: source.Options,
+        *,
+        buffer_pages: int | None = None,
+        debug: bool = False,
+        proc: Path = Path("/proc"),
+    ) -> None:
+        self._offset_ns = clock.wall_offset_ns()
+        self._enricher = open_enricher(self._offset_ns, proc)
+        self._terminals = open_terminals(self._enricher)
+        self._calls = source.syscall_names()
+        self._order = Orderer()
+        self._correlator = Correlator()
+        self._folds: dict[int, tuple[Signal, tuple[int, int], int]] = {}
+        self._resting: dict[int, tuple[Signal, tuple[int, int], int]] | None = None
+        self._last_flip_ns = clock.boot_ns()
+        self._told_lost = LostCounts(0, 0, 0)
+        self._arrived: list[bytes] = []
+        self._undecodable = 0
+        # The compiler runs without the interpreter's lock: read the symbols meanwhile.
+        symbols: list[kallsyms.Kallsyms] = []
+        reader = threading.Thread(target=lambda: symbols.append(kallsyms.read()), daemon=True)
+        reader.start()
+        self._probe = Probe(options, self._arrived.append, buffer_pages=buffer_pages, debug=debug)
+        reader.join()
+        self._symbols = symbols[0] if symbols else kallsyms.Kallsyms(b"")
+        self._probe.set_per_cpu_offset(self._symbols.per_cpu_offset)
+        self._ends = raw_ends.Ends(self._enricher, self._probe.recall_exec, self._offset_ns)
+        self._remember_running()
+        self._probe.arm()
+
+    # --- set-up --------------------------------------------------------------------------------
+
+    def _remember_running(self) -> None:
+        """Fill the map of command lines with what runs already; execs since the start win."""
+        procfs = self._enricher.procfs
+        for pid in procfs.pids():
+            stat = procfs.stat(pid)
+            args = procfs.read(pid, "cmdline")
+            if stat is None or not args:
+                continue
+            exe = os.fsencode(procfs.exe(pid) or "").removesuffix(b" (deleted)")
+            entry = raw_ends.pack_exec(stat.start_ns, stat.ppid, 0, exe, args.rstrip(b"\0"))
+            self._probe.remember_exec(pid, entry)
+
+    def watch(self, processes: Iterable[tuple[int, int]]) -> None:
+        """Trace these (tgid, start time since boot, ns): for options with only_targets."""
+        for tgid, start_ns in processes:
+            self._probe.watch(tgid, start_ns)
+
+    def allow_senders(self, tgids: Iterable[int]) -> None:
+        """Trace what these send: for options with only_senders."""
+        self._probe.allow("senders", tgids)
+
+    def allow_users(self, uids: Iterable[int]) -> None:
+        """Trace what these users send or get: for options with only_users."""
+        self._probe.allow("users", uids)
+
+    # --- running -------------------------------------------------------------------------------
+
+    def round(self, timeout_ms: int = _IDLE_MS) -> list[Record]:
+        """Wait for records, at most so long, and return those that are ripe, oldest first."""
+        if len(self._order) or self._resting is not None:
+            timeout_ms = min(timeout_ms, _LEFTOVER_MS)
+        if self._probe.wait(timeout_ms):
+            time.sleep(_BATCH_S)
+        return list(self._collect())
+
+    def finish(self) -> list[Record]:
+        """All that is still held back: the last records, runs and losses."""
+        time.sleep(2 * SLACK_NS / 1e9)
+        records = list(self._collect())
+        self._flip()
+        records += self._collect()
+        return records + list(self._losses())
+
+    def close(self) -> None:
+        """Detach."""
+        self._probe.close()
+
+    def lookup(self, pid: int) -> Process | None:
+        """The record of a process that is running now."""
+        return self._enricher.find(pid)
+
+    def _collect(self) -> Iterator[Record]:
+        self._probe.arm()
+        began_ns = clock.boot_ns()
+        self._offset_ns = clock.wall_offset_ns()
+        self._probe.drain()
+        arrived, self._arrived[:] = list(self._arrived), ()
+        for data in arrived:
+            try:
+                self._order.add(decode.decode(data))
+            except decode.DecodeError:
+                self._undecodable += 1
+        for record in self._order.release(began_ns - SLACK_NS):
+            yield from self._judge(record)
+        yield from self._fold_upkeep(began_ns)
+
+    def _judge(self, record: RawRecord) -> Iterator[Record]:
+        if isinstance(record, RawSignal):
+            yield self._signal(record)
+        elif isinstance(record, RawDeath):
+            process = self._ends.process(record.process)
+            yield self._correlator.death(record, process, record.time_ns + self._offset_ns)
+        elif isinstance(record, RawAttempt):
+            yield self._attempt(record)
+        elif isinstance(record, RawOom):
+            pass
+
+    def _signal(self, record: RawSignal) -> Signal:
+        frames = [self._symbols.resolve(a) for a in record.stack] if self._symbols.usable else []
+        found = attribute.attribute(record, frames)
+        sender, target = self._ends.process(record.sender), self._ends.process(record.target)
+        holder = None
+        if found.kind in ("terminal", "hangup"):
+            holder = self._terminals.holder(target.tty, target.pid)
+        origin = describe.origin(
+            found,
+            record,
+            sender,
+            attribute.after_sending(frames),
+            target=target,
+            holder=holder,
+        )
+        signal = Signal(
+            time_ns=record.time_ns + self._offset_ns,
+            signo=record.signo,
+            code=record.code,
+            result=_RESULTS[min(record.result, 4)],
+            scope="process" if record.group else "thread",
+            sender=sender if found.blames_sender else None,
+            target=target,
+            origin=origin,
+        )
+        key = (record.target.tgid, record.target.start_time_ns)
+        if not record.target_ended:
+            self._correlator.signal(key, signal, record.disposition)
+        if record.fold_id:
+            self._folds[record.fold_id] = (signal, key, record.disposition)
+        return signal
+
+    def _attempt(self, record: RawAttempt) -> Attempt:
+        sender = self._ends.process(record.sender)
+        target = None
+        if record.target > 0 and record.sender.ns_tgid == record.sender.tgid:
+            target = self._enricher.find(record.target) or Process(pid=record.target)
+        return Attempt(
+            time_ns=record.time_ns + self._offset_ns,
+            signo=record.signo,
+            errno=errno_name(record.error),
+            syscall=self._calls.get(record.syscall, str(record.syscall)),
+            sender=sender,
+            target=target,
+        )
+
+    # --- runs of identical signals, and losses -------------------------------------------------
+
+    def _fold_upkeep(self, now_ns: int) -> Iterator[Record]:
+        if self._resting is not None:
+            yield from self._tell_runs(self._resting)
+            self._resting = None
+            yield from self._losses()
+        elif self._folds and (
+            now_ns - self._last_flip_ns >= _FOLD_PERIOD_NS or len(self._folds) >= _FOLD_SIGNALS
+        ):
+            self._flip()
+        elif now_ns - self._last_flip_ns >= _FOLD_PERIOD_NS:
+            self._last_flip_ns = now_ns
+            yield from self._losses()
+
+    def _flip(self) -> None:
+        self._probe.change_fold_table()
+        self._resting, self._folds = self._folds, {}
+        self._last_flip_ns = clock.boot_ns()
+
+    def _tell_runs(
+        self, firsts: dict[int, tuple[Signal, tuple[int, int], int]]
+    ) -> Iterator[Record]:
+        for run in self._probe.read_resting_folds():
+            first = firsts.get(run.fold_id)
+            if first is None:  # the first of the run was lost, and so is its face
+                yield Lost(run.last_time_ns + self._offset_ns, run.repeats, "signals")
+                continue
+            signal, key, disposition = first
+            told = replace(
+                signal, time_ns=run.last_time_ns + self._offset_ns, repeats=run.repeats - 1
+            )
+            self._correlator.signal(key, told, disposition)
+            yield told
+
+    def _losses(self) -> Iterator[Record]:
+        lost = self._probe.lost()
+        now_ns = clock.boot_ns() + self._offset_ns
+        for name, count, before in zip(lost._fields, lost, self._told_lost, strict=True):
+            if count > before:
+                yield Lost(now_ns, count - before, "targets" if name == "untracked" else name)
+        self._told_lost = lost
+        if self._undecodable:
+            yield Lost(now_ns, self._undecodable, "undecodable")
+            self._undecodable = 0
