@@ -20,6 +20,9 @@
 #define KT_EXE_LEN 256
 #define KT_ARGS_LEN 1024
 
+/* /proc/PID/stat tells start times in ticks of USER_HZ, cut: entries read from there have these. */
+#define KT_PROC_TICK_NS 10000000ULL
+
 /* The payload may end anywhere below KT_PAYLOAD; each append writes at most KT_ARGS_LEN. */
 #define KT_PAYLOAD 4096
 #define KT_PAYLOAD_SLACK 1024

@@ -23,6 +23,7 @@ static __always_inline u64 kt_rss(struct mm_struct *mm, int counter)
 				      KT_PERCPU_COUNTERS_DELTA);
 	offsets = control.lookup(&which);
 	if (counters && offsets && *offsets) {
+#pragma clang loop unroll(disable)
 		for (cpu = 0; cpu < KT_CPUS && cpu < 64; cpu++) {
 			percpu_base = 0;
 			part = 0;
@@ -60,6 +61,7 @@ static __always_inline void kt_memcg_at_limit(struct kt_memory *out, struct task
 	if (!memcg)
 		return;
 	counter = (struct page_counter *)&memcg->memory;
+#pragma clang loop unroll(disable)
 	for (i = 0; i < KT_MEMCG_LEVELS; i++) {
 		usage = limit = 0;
 		parent = NULL;

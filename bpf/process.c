@@ -151,7 +151,7 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	exec->start_time_ns = start_ns;
 	exec->exec_time_ns = bpf_ktime_get_boot_ns();
 	exec->ppid = parent_tgid;
-	exec->flags |= KT_EXEC_INHERITED;
+	exec->flags = (exec->flags & ~KT_EXEC_FROM_PROC) | KT_EXEC_INHERITED;
 	execs.update(&tgid, exec);
 	kt_count(KT_STAT_FORKS);
 	return 0;

@@ -139,7 +139,7 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 	u32 zero = 0, one = 1, off, tgid = 0, size;
 	u64 exec_id = 0, *blocked;
 	long stack_len;
-	int live = 0;
+	int live = 0, i;
 
 	KT_READ(tgid, &target->tgid);
 	if (!kt_signal_wanted(signo, sender, target, tgid))
@@ -206,10 +206,16 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 			off += sizeof(struct kt_memory);
 		}
 	}
-	kt_task_fill(&rec->sender, sender, sender_leader);
-	kt_task_fill(&rec->target, target, target_leader);
-	off = kt_append_task(&rec->sender, rec->payload, off, sender, sender_leader);
-	off = kt_append_task(&rec->target, rec->payload, off, target, target_leader);
+	/* A loop, so that this large body is compiled and verified once. */
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 2; i++) {
+		struct kt_task *end = i ? &rec->target : &rec->sender;
+		struct task_struct *task = i ? target : sender;
+		struct task_struct *leader = i ? target_leader : sender_leader;
+
+		kt_task_fill(end, task, leader);
+		off = kt_append_task(end, rec->payload, off, task, leader);
+	}
 
 	size = offsetof(struct kt_signal, payload) + KT_BELOW(off, KT_PAYLOAD);
 	if (signals.perf_submit(ctx, rec, size))

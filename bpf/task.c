@@ -173,6 +173,7 @@ static __always_inline u32 kt_append_ancestors(char *payload, u32 off, struct ta
 	int i;
 
 	KT_READ(parent, &leader->real_parent);
+#pragma clang loop unroll(disable)
 	for (i = 0; i < KT_ANCESTORS; i++) {
 		if (!parent)
 			break;
@@ -218,6 +219,7 @@ static __always_inline u32 kt_append_cgroup_names(char *payload, u32 off, struct
 	if (!cgroup)
 		return off;
 	KT_READ(node, &cgroup->kn);
+#pragma clang loop unroll(disable)
 	for (i = 0; i < KT_CGROUP_LEVELS; i++) {
 		if (!node)
 			break;
@@ -272,11 +274,17 @@ static __always_inline u32 kt_append_cgroup(struct kt_task *out, char *payload, 
 static __always_inline u32 kt_append_exec(struct kt_task *out, char *payload, u32 off)
 {
 	struct kt_exec *exec = execs.lookup(&out->tgid);
+	u64 start_ns;
 	u32 len;
 
 	out->exe_len = out->args_len = 0;
 	out->exec_flags = 0;
-	if (!exec || exec->start_time_ns != out->start_time_ns)
+	if (!exec)
+		return off;
+	start_ns = out->start_time_ns;
+	if (exec->flags & KT_EXEC_FROM_PROC)
+		start_ns -= start_ns % KT_PROC_TICK_NS;
+	if (exec->start_time_ns != start_ns)
 		return off;
 	len = KT_BELOW(exec->exe_len, KT_EXE_LEN);
 	if (bpf_probe_read_kernel(KT_AT(payload, off), len, exec->exe) == 0) {

@@ -84,7 +84,8 @@ def run_live(options: Mapping[str, Any]) -> None:
     )
     try:
         live = _Live(options, chosen, sys.stdout)
-        live.run(tracer, signals)
+        # A wait sees every fatal signal to its target; what was asked for is what is announced.
+        live.run(tracer, options["signals"] or session.DEFAULT_MASK)
     finally:
         tracer.close()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from killtrace import decode
 from killtrace.decode import RawAncestor, RawTask
 from killtrace.enrich.enricher import Enricher
-from killtrace.enrich.procfs import parse_cmdline
+from killtrace.enrich.procfs import TICK_NS, parse_cmdline
 from killtrace.model import Ancestor, Process
 from killtrace.text import decode as to_text
 
@@ -85,7 +85,7 @@ class Ends:
         """With what the process has written over its arguments since, if it runs and did so."""
         procfs = self._enricher.procfs
         stat = procfs.stat(raw.tgid)
-        if stat is None or abs(stat.start_ns - raw.start_time_ns) > 20_000_000:
+        if stat is None or not 0 <= raw.start_time_ns - stat.start_ns < TICK_NS:
             return process
         current = procfs.cmdline(raw.tgid)
         # The name changes with an exec: then these are another program's arguments, no title.
@@ -98,12 +98,15 @@ class Ends:
         cmdline: tuple[str, ...] | None = None
         entry = self._recall_exec(raw.tgid)
         if entry is not None:
-            start_ns, _, _, _, _, _, args_len, _, args = _EXEC.unpack(entry)
-            if start_ns == raw.start_time_ns and args_len:
+            start_ns, _, _, _, flags, _, args_len, _, args = _EXEC.unpack(entry)
+            same_ns = raw.start_time_ns
+            if flags & decode.FROM_PROC:
+                same_ns -= same_ns % TICK_NS
+            if start_ns == same_ns and args_len:
                 cmdline = parse_cmdline(args[:args_len])
         if cmdline is None:
             stat = self._enricher.procfs.stat(raw.tgid)
-            if stat is not None and abs(stat.start_ns - raw.start_time_ns) <= 20_000_000:
+            if stat is not None and 0 <= raw.start_time_ns - stat.start_ns < TICK_NS:
                 cmdline = self._enricher.procfs.cmdline(raw.tgid) or None
         return Ancestor(raw.tgid, to_text(raw.comm), cmdline)
 
