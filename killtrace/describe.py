@@ -75,7 +75,10 @@ def origin(
     holder: Holder | None = None,
     oom: Oom | None = None,
 ) -> Origin:
-    """The origin record of one signal; `sender` is `current`, to blame or not."""
+    """The origin record of one signal; `sender` is `current`, to blame or not.
+
+    `oom` goes with the kind of that name, `holder` with terminal and hangup.
+    """
     kind = found.kind
     if found.blames_sender and is_userspace_oom(sender):
         summary = f"userspace OOM killer {named(sender)} chose it"
@@ -86,9 +89,8 @@ def origin(
         return _terminal(found, record, target, holder)
     if kind == "hangup":
         return _hangup(found, target, holder)
-    if kind == "oom":
-        story = oom or Oom(found.oom_scope or "system", trigger=sender, group=found.oom_group)
-        return oom_origin(story, found.certain)
+    if oom is not None:
+        return oom_origin(oom, found.certain)
     if kind == "cgroup-kill":
         summary = f"{named(sender)} wrote to cgroup.kill of {target.cgroup or 'its cgroup'}"
         return Origin(kind, summary, found.certain, {"cgroup": target.cgroup})

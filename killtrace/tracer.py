@@ -11,11 +11,12 @@ from pathlib import Path
 
 from killtrace import attribute, clock, decode, describe
 from killtrace.correlate import Correlator
-from killtrace.decode import RawAttempt, RawDeath, RawOom, RawRecord, RawSignal
+from killtrace.decode import RawAttempt, RawDeath, RawRecord, RawSignal
 from killtrace.enrich import raw as raw_ends
 from killtrace.enrich.enricher import open_enricher, open_terminals
 from killtrace.errno_names import errno_name
 from killtrace.model import Attempt, Lost, Process, Record, Result, Signal
+from killtrace.oom_story import OomStories
 from killtrace.order import SLACK_NS, Orderer
 from killtrace.probe import kallsyms, source
 from killtrace.probe.loader import LostCounts, Probe
@@ -46,6 +47,7 @@ class Tracer:
         self._calls = source.syscall_names()
         self._order = Orderer()
         self._correlator = Correlator()
+        self._oom = OomStories(os.sysconf("SC_PAGE_SIZE") // 1024)
         self._folds: dict[int, tuple[Signal, tuple[int, int], int]] = {}
         self._resting: dict[int, tuple[Signal, tuple[int, int], int]] | None = None
         self._last_flip_ns = clock.boot_ns()
@@ -140,8 +142,8 @@ class Tracer:
             yield self._correlator.death(record, process, record.time_ns + self._offset_ns)
         elif isinstance(record, RawAttempt):
             yield self._attempt(record)
-        elif isinstance(record, RawOom):
-            pass
+        else:
+            self._oom.call(record, self._ends.process(record.trigger))
 
     def _signal(self, record: RawSignal) -> Signal:
         frames = [self._symbols.resolve(a) for a in record.stack] if self._symbols.usable else []
@@ -157,6 +159,7 @@ class Tracer:
             attribute.after_sending(frames),
             target=target,
             holder=holder,
+            oom=self._oom.story(found, record, sender) if found.kind == "oom" else None,
         )
         signal = Signal(
             time_ns=record.time_ns + self._offset_ns,
