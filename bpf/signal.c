@@ -5,8 +5,9 @@ BPF_HASH(fold0, struct kt_fold_key, struct kt_fold, KT_FOLD_ENTRIES);
 BPF_HASH(fold1, struct kt_fold_key, struct kt_fold, KT_FOLD_ENTRIES);
 
 #define KT_SI_KERNEL 0x80
+#define KT_SIGHUP 1
 #define KT_SIGKILL 9
-#define KT_SIGXCPU 24
+#define KT_DEVPTS_MAGIC 0x1cd1 /* DEVPTS_SUPER_MAGIC */
 
 /* TRACE_EVENT(signal_generate) takes info as __send_signal does: two constants are no pointers. */
 static __always_inline s32 kt_si_code(struct kernel_siginfo *info, u32 *si_pid)
@@ -107,6 +108,56 @@ static __always_inline bool kt_signal_wanted(int signo, struct task_struct *curr
 		return false;
 #endif
 	return true;
+}
+
+/*
+ * tty_signal_session_leader() takes the terminal away from the leader before it sends SIGHUP.  One
+ * of its first files still leads to it: the dentry of /dev/pts/3 is "3", on a file system of
+ * devpts' magic.  The name becomes "pts3", as tty->name has it.
+ */
+static __always_inline void kt_tty_of_files(struct kt_task *out, struct task_struct *task)
+{
+	struct files_struct *files = NULL;
+	struct fdtable *table = NULL;
+	struct super_block *super;
+	struct dentry *dentry;
+	struct file **slots = NULL, *file;
+	const unsigned char *name;
+	unsigned long magic;
+	int i;
+
+	KT_READ(files, &task->files);
+	if (!files)
+		return;
+	KT_READ(table, &files->fdt);
+	if (!table)
+		return;
+	KT_READ(slots, &table->fd);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 16; i++) {
+		file = NULL;
+		dentry = NULL;
+		super = NULL;
+		magic = 0;
+		KT_READ(file, &slots[i]);
+		if (!file)
+			continue;
+		KT_READ(dentry, &((struct path *)&file->f_path)->dentry);
+		KT_READ(super, &dentry->d_sb);
+		KT_READ(magic, &super->s_magic);
+		if (magic != KT_DEVPTS_MAGIC)
+			continue;
+		name = NULL;
+		bpf_probe_read_kernel(&name, sizeof(name),
+				      (char *)&dentry->d_name + KT_QSTR_NAME_OFFSET);
+		out->tty[0] = 'p';
+		out->tty[1] = 't';
+		out->tty[2] = 's';
+		if (bpf_probe_read_kernel_str(out->tty + 3, KT_TTY_LEN - 3, name) > 0 &&
+		    out->tty[3] >= '0' && out->tty[3] <= '9')
+			return;
+		out->tty[0] = 0;
+	}
 }
 
 /* What a signal from the kernel may need to be explained: limits and the terminal's keys. */
@@ -216,6 +267,9 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 		kt_task_fill(end, task, leader);
 		off = kt_append_task(end, rec->payload, off, task, leader);
 	}
+
+	if (signo == KT_SIGHUP && rec->code == KT_SI_KERNEL && !rec->target.tty[0])
+		kt_tty_of_files(&rec->target, target);
 
 	size = offsetof(struct kt_signal, payload) + KT_BELOW(off, KT_PAYLOAD);
 	if (signals.perf_submit(ctx, rec, size))

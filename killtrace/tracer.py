@@ -25,7 +25,8 @@ _RESULTS: tuple[Result, ...] = ("delivered", "ignored", "already_pending", "over
 # After the doorbell: what comes within this shares its wake-up.
 _BATCH_S = 0.004
 _LEFTOVER_MS = 4
-_FOLD_PERIOD_NS = 1_000_000_000
+_FOLD_PERIOD_NS = 200_000_000
+_LOSSES_PERIOD_NS = 1_000_000_000
 _FOLD_SIGNALS = 4096
 _IDLE_MS = 1000
 
@@ -50,7 +51,7 @@ class Tracer:
         self._oom = OomStories(os.sysconf("SC_PAGE_SIZE") // 1024)
         self._folds: dict[int, tuple[Signal, tuple[int, int], int]] = {}
         self._resting: dict[int, tuple[Signal, tuple[int, int], int]] | None = None
-        self._last_flip_ns = clock.boot_ns()
+        self._last_flip_ns = self._last_losses_ns = clock.boot_ns()
         self._told_lost = LostCounts(0, 0, 0)
         self._arrived: list[bytes] = []
         self._undecodable = 0
@@ -99,6 +100,8 @@ class Tracer:
         """Wait for records, at most so long, and return those that are ripe, oldest first."""
         if len(self._order) or self._resting is not None:
             timeout_ms = min(timeout_ms, _LEFTOVER_MS)
+        elif self._folds:
+            timeout_ms = min(timeout_ms, _FOLD_PERIOD_NS // 1_000_000)
         if self._probe.wait(timeout_ms):
             time.sleep(_BATCH_S)
         return list(self._collect())
@@ -198,13 +201,12 @@ class Tracer:
         if self._resting is not None:
             yield from self._tell_runs(self._resting)
             self._resting = None
-            yield from self._losses()
         elif self._folds and (
             now_ns - self._last_flip_ns >= _FOLD_PERIOD_NS or len(self._folds) >= _FOLD_SIGNALS
         ):
             self._flip()
-        elif now_ns - self._last_flip_ns >= _FOLD_PERIOD_NS:
-            self._last_flip_ns = now_ns
+        if now_ns - self._last_losses_ns >= _LOSSES_PERIOD_NS:
+            self._last_losses_ns = now_ns
             yield from self._losses()
 
     def _flip(self) -> None:

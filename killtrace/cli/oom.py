@@ -15,8 +15,8 @@ from types import FrameType
 import click
 
 from killtrace import clock
+from killtrace.cli.session import guarded
 from killtrace.enrich.enricher import Enricher, open_enricher
-from killtrace.errors import OutputError
 from killtrace.model import Process
 from killtrace.oom import report
 from killtrace.oom.badness import Candidate
@@ -102,7 +102,7 @@ def _lines(surveyor: Surveyor, enricher: Enricher, wanted: _Wanted) -> list[str]
         if wanted.as_json:
             for candidate in ranking.candidates:
                 record = report.record(ranking, candidate, describe(candidate))
-                lines.append(json.dumps(record, ensure_ascii=True))
+                lines.append(json.dumps(record, separators=(",", ":")))
         else:
             lines += [""] if lines else []
             lines += report.table(ranking, describe, _ROWS_ALONE if wanted.alone else _ROWS)
@@ -134,10 +134,8 @@ def _watch(surveyor: Surveyor, enricher: Enricher, wanted: _Wanted) -> None:
 
 
 def _write(content: str) -> None:
-    try:
+    def write() -> None:
         sys.stdout.write(content)
         sys.stdout.flush()
-    except OSError as error:
-        raise OutputError(
-            f"the output could not be written: {error.strerror}", "check where stdout goes"
-        ) from error
+
+    guarded(write)

@@ -54,6 +54,12 @@ _STRUCTS: Mapping[str, Mapping[str, str]] = {
         "arg_end": "unsigned long arg_end",
         "rss_stat": "char rss_stat[8]",
     },
+    "files_struct": {"fdt": "struct fdtable *fdt"},
+    "fdtable": {"fd": "struct file **fd"},
+    "path": {"dentry": "struct dentry *dentry"},
+    "file": {"f_path": "char f_path[16]"},
+    "dentry": {"d_name": "char d_name[16]", "d_sb": "struct super_block *d_sb"},
+    "super_block": {"s_magic": "unsigned long s_magic"},
     "linux_binprm": {"interp": "const char *interp"},
     "task_struct": {
         "flags": "u32 flags",
@@ -67,6 +73,7 @@ _STRUCTS: Mapping[str, Mapping[str, str]] = {
         "self_exec_id": "u64 self_exec_id",
         "comm": "char comm[16]",
         "mm": "struct mm_struct *mm",
+        "files": "struct files_struct *files",
         "signal": "struct signal_struct *signal",
         "sighand": "struct sighand_struct *sighand",
         "blocked": "u64 blocked",
@@ -85,7 +92,7 @@ _STRUCTS: Mapping[str, Mapping[str, str]] = {
         "constraint": "u32 constraint",
     },
 }
-_ALSO = ("k_sigaction", "percpu_counter", "cgroup_subsys_id")
+_ALSO = ("k_sigaction", "percpu_counter", "cgroup_subsys_id", "qstr")
 
 _SIZES = {
     "u8": 1,
@@ -182,6 +189,7 @@ def _features(btf: Btf) -> dict[str, int]:
         raise BtfError("struct k_sigaction is not in this kernel's BTF")
     features["KT_K_SIGACTION_SIZE"] = action
     features["KT_SI_PID_OFFSET"] = sifields
+    features["KT_QSTR_NAME_OFFSET"] = btf.offset("qstr", "name") or 0
     features |= _rss_features(btf)
     return features
 

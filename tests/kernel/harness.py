@@ -165,14 +165,18 @@ class Tracer:
     def _told_since(self, since: int) -> str:
         return "\n".join(json.dumps(record) for record in self.records[since:][-20:])
 
-    def settle(self, stage: Stage, since: int = 0) -> list[Record]:
-        """All records after `since` that were made up to now.
+    def settle(self, stage: Stage, since: int = 0, truth: Truth | None = None) -> list[Record]:
+        """All records after `since` that were made up to now; with `truth`, its folded runs too.
 
         Records are in order of time: once a death that is made now has been told, so has all
         that came before it.
         """
         last = stage.play("kill_sigkill").died[0].pid
         self.wait_for(lambda record: death_of(record, last), f"death of {last}", since)
+        if truth is not None and any(sent.count > 1 for sent in truth.sent):
+            self.wait_for(
+                lambda _: accounted(self.records[since:], truth), "the rest of the run", since
+            )
         with self._changed:
             return self.records[since:]
 
@@ -232,6 +236,21 @@ def about(record: Record) -> set[int]:
     return {end.get("pid"), end.get("tid")} - {None}
 
 
+def accounted(records: Sequence[Record], truth: Truth) -> bool:
+    """Whether every signal of the truth is in the records, runs of identical ones counted."""
+    for sent in truth.sent:
+        told = [
+            1 + record["repeats"]
+            for record in records
+            if record["type"] == "signal"
+            and record["target"]["pid"] == sent.target
+            and record["signo"] == sent.signo
+        ]
+        if sum(told) < sent.count:
+            return False
+    return True
+
+
 def name_of(signo: int) -> str:
     known = {int(each): each.name for each in signal.Signals}
     return known.get(signo) or f"SIGRTMIN+{signo - signal.SIGRTMIN}"
@@ -281,7 +300,7 @@ def _differences(record: Record, sent: Sent) -> dict[str, Any]:
         "signal": (record["signal"], name_of(sent.signo)),
         "code": (record["code"], sent.code),
         "scope": (record["scope"], sent.scope),
-        "result": (record["result"], sent.result),
+        "result": (record["result"], sent.result or record["result"]),
         "sender.pid": (sender.get("pid"), sent.sender),
         "target.pid": (target["pid"], sent.target),
         "origin.kind": (origin["kind"], sent.kind),

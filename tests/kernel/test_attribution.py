@@ -21,5 +21,5 @@ def test_is_told_as_it_was(case: Case, stage: Stage, request: pytest.FixtureRequ
     tracer: Tracer = request.getfixturevalue(which)
     since = tracer.mark()
     truth = stage.play(case.name)
-    records = tracer.settle(stage, since)
+    records = tracer.settle(stage, since, truth)
     check_truth(records, truth)

@@ -113,7 +113,9 @@ def hangup() -> Truth:
     os.close(terminal.slave)
     os.close(terminal.master)
     sent = Sent(SIGHUP, victim, "hangup", "SI_KERNEL", detail={"tty": terminal.name})
-    return Truth([sent], [died_of(victim, SIGHUP)])
+    # A leader that dies hangs up its foreground group, which is itself: it is dying already.
+    own = Sent(SIGHUP, victim, "session-exit", "SI_KERNEL", result=None)
+    return Truth([sent, own], [died_of(victim, SIGHUP)])
 
 
 @case()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from dataclasses import replace
 from signal import SIGKILL, SIGTERM
 
 from workloads import linux
@@ -11,7 +13,9 @@ from workloads.actors import died_of, fork, named, waiting
 from workloads.registry import Died, Sent, Truth, case
 
 
-def _run(victim: int, *command: str, comm: str, signo: int = SIGTERM) -> Truth:
+def _run(
+    victim: int, *command: str, comm: str, signo: int = SIGTERM, syscall: str = "kill"
+) -> Truth:
     """Run a command that sends `signo` to `victim`."""
     tool = subprocess.Popen(command)
     if tool.wait() != 0:
@@ -22,7 +26,7 @@ def _run(victim: int, *command: str, comm: str, signo: int = SIGTERM) -> Truth:
         "process",
         "SI_USER",
         tool.pid,
-        detail={"syscall": "kill", "group": None},
+        detail={"syscall": syscall, "group": None},
         sender_comm=comm,
         sender_cmdline=list(command),
     )
@@ -54,7 +58,11 @@ def pkill() -> Truth:
 def killall() -> Truth:
     """killall, by name"""
     name = f"kt{os.getpid()}a"
-    return _run(named(name), "killall", name, comm="killall")
+    # psmisc 23.5 and later hold the process by a pidfd.
+    version = subprocess.run(["killall", "--version"], capture_output=True, text=True).stderr
+    numbers = tuple(int(n) for n in re.findall(r"\d+", version.splitlines()[0])[:2])
+    call = "pidfd_send_signal" if numbers >= (23, 5) else "kill"
+    return _run(named(name), "killall", name, comm="killall", syscall=call)
 
 
 @case()
@@ -101,4 +109,6 @@ def timeout_tool() -> Truth:
         sender_comm="timeout",
         sender_cmdline=command,
     )
-    return Truth([first], [Died(victim, SIGTERM, cause=SIGTERM)], alive=[by])
+    # Then its whole group, in which the command is dying, or dead and not yet waited for.
+    then = replace(first, detail={"syscall": "kill", "group": by}, result=None)
+    return Truth([first, then], [Died(victim, SIGTERM, cause=SIGTERM), Died(by, status=124)])

@@ -12,7 +12,8 @@ class Sent:
     """One signal that must be recorded, `count` times (1 + repeats, summed).
 
     `sender` and `target` are thread group ids of the initial PID namespace.  `detail` holds what
-    the origin must carry: plain values, or {"pid": N} where it carries a process.
+    the origin must carry: plain values, or {"pid": N} where it carries a process.  A `result` of
+    None is one that the workload can't know: its target may be dying already.
     """
 
     signo: int
@@ -23,7 +24,7 @@ class Sent:
     tid: int | None = None
     sender_tid: int | None = None
     scope: str = "process"
-    result: str = "delivered"
+    result: str | None = "delivered"
     detail: dict[str, Any] = field(default_factory=dict)
     sender_comm: str | None = None
     sender_cmdline: list[str] | None = None
