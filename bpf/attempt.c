@@ -61,7 +61,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 	kt_header_fill(&rec->header, KT_ATTEMPT);
 	rec->signo = signo;
 	rec->error = ret;
-	rec->target = (s32)arg1;
+	rec->target_id = (s32)arg1;
 	rec->tid = (nr == KT_NR_TGKILL || nr == KT_NR_RT_TGSIGQUEUEINFO) ? (s32)arg2 : 0;
 	rec->syscall = nr;
 	KT_READ(leader, &sender->group_leader);

@@ -43,10 +43,10 @@ enum kt_disposition {
 };
 
 enum kt_exec_flags {
-	KT_EXEC_ARGS_CUT = 1,	  /* the command line was longer than KT_ARGS_LEN */
-	KT_EXEC_INHERITED = 2,	  /* forked and not yet executed: the parent's command line */
-	KT_EXEC_FROM_PROC = 4,	  /* read from /proc when tracing began */
-	KT_EXEC_KERNEL_ONLY = 8,  /* arguments could not be read: the path alone is known */
+	KT_EXEC_ARGS_CUT = 1,	 /* the command line was longer than KT_ARGS_LEN */
+	KT_EXEC_INHERITED = 2,	 /* forked and not yet executed: the parent's command line */
+	KT_EXEC_FROM_PROC = 4,	 /* read from /proc when tracing began */
+	KT_EXEC_KERNEL_ONLY = 8, /* arguments could not be read: the path alone is known */
 };
 
 /* One step up the family tree. */
@@ -63,15 +63,15 @@ struct kt_task {
 	__u64 exec_id;	     /* task->self_exec_id: how many execs, modulo inheritance */
 	__u32 tgid;
 	__u32 tid;
-	__u32 ns_tgid; /* in the task's own PID namespace */
-	__u32 ppid;    /* real_parent's tgid */
-	__u32 uid;     /* real uid, initial user namespace */
+	__u32 ns_tgid;	  /* in the task's own PID namespace */
+	__u32 ppid;	  /* real_parent's tgid */
+	__u32 uid;	  /* real uid, initial user namespace */
 	__u32 loginuid;	  /* ~0: not set */
 	__u32 session_id; /* audit session; ~0: not set */
 	__u32 sid;	  /* setsid(2) */
 	__u32 pgid;
-	__u32 flags;	 /* task->flags, PF_* */
-	__u32 exec_flags; /* enum kt_exec_flags */
+	__u32 flags;	     /* task->flags, PF_* */
+	__u32 exec_flags;    /* enum kt_exec_flags */
 	__u16 ancestors_len; /* payload section: struct kt_ancestor[], bytes */
 	__u16 cgroup_len;    /* payload section: NUL-ended names, leaf first, bytes */
 	__u16 exe_len;	     /* payload section: path without NUL, bytes */
@@ -90,7 +90,7 @@ struct kt_memory {
 	__u64 swap;
 	__u64 shmem_rss;
 	__u64 pgtables_bytes;
-	__u64 mm; /* the mm's address: equal for those that share it */
+	__u64 mm;	   /* the mm's address: equal for those that share it */
 	__u64 memcg_usage; /* of the memcg that reached its limit; 0: none found */
 	__u64 memcg_limit;
 	__s32 oom_score_adj;
@@ -106,19 +106,19 @@ struct kt_header {
 
 struct kt_signal {
 	struct kt_header header;
-	__u64 fold_id;	       /* names the run of identical signals that this one begins; 0: none */
-	__u64 rlim_cpu_s;      /* target's hard RLIMIT_CPU; ~0: none */
-	__u64 rlim_rttime_us;  /* target's hard RLIMIT_RTTIME; ~0: none */
+	__u64 fold_id;	      /* names the run of identical signals that this one begins; 0: none */
+	__u64 rlim_cpu_s;     /* target's hard RLIMIT_CPU; ~0: none */
+	__u64 rlim_rttime_us; /* target's hard RLIMIT_RTTIME; ~0: none */
 	__s32 signo;
-	__s32 code;	       /* si_code */
-	__u32 si_pid;	       /* what siginfo claims, for code <= 0 */
-	__u8 result;	       /* TRACE_SIGNAL_*: 0 delivered .. 4 lost info */
-	__u8 group;	       /* to the whole process, not to one thread */
-	__u8 disposition;      /* enum kt_disposition */
-	__u8 blocked;	       /* in the mask of the thread that was named */
-	__u8 target_ended;     /* signal->live was 0: the process had ended already */
-	__u8 vintr;	       /* the target's terminal: its interrupt key */
-	__u8 vquit;	       /* .. and its quit key */
+	__s32 code;	   /* si_code */
+	__u32 si_pid;	   /* what siginfo claims, for code <= 0 */
+	__u8 result;	   /* TRACE_SIGNAL_*: 0 delivered .. 4 lost info */
+	__u8 group;	   /* to the whole process, not to one thread */
+	__u8 disposition;  /* enum kt_disposition */
+	__u8 blocked;	   /* in the mask of the thread that was named */
+	__u8 target_ended; /* signal->live was 0: the process had ended already */
+	__u8 vintr;	   /* the target's terminal: its interrupt key */
+	__u8 vquit;	   /* .. and its quit key */
 	__u8 pad;
 	__u16 stack_len;       /* payload section: return addresses, bytes */
 	__u16 memory_len;      /* payload section: struct kt_memory or nothing */
@@ -130,8 +130,8 @@ struct kt_signal {
 
 struct kt_death {
 	struct kt_header header;
-	__s32 exit_code;  /* as wait(2) tells: status << 8, or signal | 0x80 for a core */
-	__u32 signals;	  /* traced signals that it had */
+	__s32 exit_code; /* as wait(2) tells: status << 8, or signal | 0x80 for a core */
+	__u32 signals;	 /* traced signals that it had */
 	struct kt_task process;
 	char payload[KT_PAYLOAD + KT_PAYLOAD_SLACK];
 };
@@ -140,10 +140,10 @@ struct kt_death {
 struct kt_attempt {
 	struct kt_header header;
 	__s32 signo;
-	__s32 error;	/* negative errno */
-	__s32 target;	/* as the caller named it: pid, -pgid, fd; in its own namespace */
-	__s32 tid;	/* second id of tgkill and rt_tgsigqueueinfo */
-	__u32 syscall;	/* number */
+	__s32 error;	 /* negative errno */
+	__s32 target_id; /* as the caller named it: pid, -pgid, fd; in its own namespace */
+	__s32 tid;	 /* second id of tgkill and rt_tgsigqueueinfo */
+	__u32 syscall;	 /* number */
 	__u32 pad;
 	struct kt_task sender;
 	char payload[KT_PAYLOAD + KT_PAYLOAD_SLACK];
@@ -152,9 +152,9 @@ struct kt_attempt {
 /* oom_kill_process(): why the OOM killer ran, just before it kills. */
 struct kt_oom {
 	struct kt_header header;
-	__u64 totalpages; /* what could be used: RAM and swap, or the memcg's limit; pages */
-	__u64 memcg_usage; /* pages */
-	__u64 memcg_limit; /* pages */
+	__u64 totalpages;    /* what could be used: RAM and swap, or the memcg's limit; pages */
+	__u64 memcg_usage;   /* pages */
+	__u64 memcg_limit;   /* pages */
 	__s64 chosen_points; /* oom_badness() of the victim */
 	__u32 victim_tgid;
 	__u32 constraint; /* enum oom_constraint */
@@ -205,12 +205,12 @@ struct kt_fold {
 
 /* Counters that the reader shows: nothing is lost in silence. */
 enum kt_stat {
-	KT_STAT_SIGNALS = 0,	    /* signals that passed the filters */
-	KT_STAT_LOST_SIGNALS = 1,   /* no room in the signals buffer */
-	KT_STAT_LOST_DEATHS = 2,    /* no room in the deaths buffer */
-	KT_STAT_UNTRACKED = 3,	    /* deaths that will go untold: the table of targets was full */
-	KT_STAT_EXECS = 4,	    /* command lines kept */
-	KT_STAT_FORKS = 5,	    /* command lines inherited */
+	KT_STAT_SIGNALS = 0,	  /* signals that passed the filters */
+	KT_STAT_LOST_SIGNALS = 1, /* no room in the signals buffer */
+	KT_STAT_LOST_DEATHS = 2,  /* no room in the deaths buffer */
+	KT_STAT_UNTRACKED = 3,	  /* deaths that will go untold: the table of targets was full */
+	KT_STAT_EXECS = 4,	  /* command lines kept */
+	KT_STAT_FORKS = 5,	  /* command lines inherited */
 	KT_STATS = 8,
 };
 

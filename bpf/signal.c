@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Every signal that is generated: both ends, the siginfo, and the kernel stack that is its origin. */
+/* Every signal that is generated: both ends, the siginfo, and the kernel stack that is its origin.
+ */
 
 BPF_HASH(fold0, struct kt_fold_key, struct kt_fold, KT_FOLD_ENTRIES);
 BPF_HASH(fold1, struct kt_fold_key, struct kt_fold, KT_FOLD_ENTRIES);

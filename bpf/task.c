@@ -27,8 +27,8 @@ BPF_PERF_OUTPUT(doorbell);
 
 BPF_PERCPU_ARRAY(stats, u64, KT_STATS);
 /* What the reader sets while the programs run. */
-#define KT_CONTROL_ARMED 0	   /* the next record rings the doorbell */
-#define KT_CONTROL_FOLD 1	   /* which of the two fold tables is in use */
+#define KT_CONTROL_ARMED 0	    /* the next record rings the doorbell */
+#define KT_CONTROL_FOLD 1	    /* which of the two fold tables is in use */
 #define KT_CONTROL_PER_CPU_OFFSET 2 /* address of __per_cpu_offset[]; 0: not known */
 BPF_ARRAY(control, u64, 3);
 
@@ -156,11 +156,11 @@ static __always_inline void kt_task_fill(struct kt_task *out, struct task_struct
 }
 
 /* Tells the verifier what the compiler knows and would optimise away: below `power` of two. */
-#define KT_BELOW(len, power)                  \
-	({                                    \
-		u64 _len = (len);             \
-		asm volatile("" : "+r"(_len)); \
-		_len & ((power) - 1);            \
+#define KT_BELOW(len, power)                                                                       \
+	({                                                                                         \
+		u64 _len = (len);                                                                  \
+		asm volatile("" : "+r"(_len));                                                     \
+		_len &((power)-1);                                                                 \
 	})
 
 /* All appends go here: below KT_PAYLOAD, whatever was written before. */

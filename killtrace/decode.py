@@ -72,7 +72,7 @@ DEATH_FIELDS: Fields = (("exit_code", "i"), ("signals", "I"))
 ATTEMPT_FIELDS: Fields = (
     ("signo", "i"),
     ("error", "i"),
-    ("target", "i"),
+    ("target_id", "i"),
     ("tid", "i"),
     ("syscall", "I"),
     ("pad", "I"),
@@ -203,7 +203,7 @@ class RawAttempt(NamedTuple):
     cpu: int
     signo: int
     error: int
-    target: int
+    target_id: int
     tid: int
     syscall: int
     sender: RawTask
@@ -331,11 +331,11 @@ def _death(data: bytes, time_ns: int, cpu: int) -> RawDeath:
 
 
 def _attempt(data: bytes, time_ns: int, cpu: int) -> RawAttempt:
-    signo, error, target, tid, syscall, _ = _ATTEMPT.unpack_from(data, _HEADER.size)
+    signo, error, target_id, tid, syscall, _ = _ATTEMPT.unpack_from(data, _HEADER.size)
     offset = _HEADER.size + _ATTEMPT.size
     task = _TASK.unpack_from(data, offset)
     payload = _Payload(data, offset + _TASK.size)
-    return RawAttempt(time_ns, cpu, signo, -error, target, tid, syscall, _task(task, payload))
+    return RawAttempt(time_ns, cpu, signo, -error, target_id, tid, syscall, _task(task, payload))
 
 
 def _oom(data: bytes, time_ns: int, cpu: int) -> RawOom:

@@ -184,8 +184,8 @@ class Tracer:
     def _attempt(self, record: RawAttempt) -> Attempt:
         sender = self._ends.process(record.sender)
         target = None
-        if record.target > 0 and record.sender.ns_tgid == record.sender.tgid:
-            target = self._enricher.find(record.target) or Process(pid=record.target)
+        if record.target_id > 0 and record.sender.ns_tgid == record.sender.tgid:
+            target = self._enricher.find(record.target_id) or Process(pid=record.target_id)
         return Attempt(
             time_ns=record.time_ns + self._offset_ns,
             signo=record.signo,

@@ -1,0 +1,56 @@
+# killtrace: install, and test.  Run as root; nothing here calls sudo.
+#   make install     killtrace into /opt/killtrace, and its command into /usr/local/bin
+#   make test        everything: lint, types, unit, real signals on this kernel, the VM, the matrix
+#   make check       the fast part: lint, types, unit
+
+PREFIX ?= /opt/killtrace
+BIN ?= /usr/local/bin
+VENV := .venv
+PYTHON := /usr/bin/python3
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
+RUN_DEPENDS := python3-bpfcc python3-click python3-tabulate python3-venv python3-pip \
+	python3-setuptools python3-wheel
+TEST_DEPENDS := $(RUN_DEPENDS) gcc libc6-dev git clang-format bpftrace psmisc procps tmux \
+	util-linux iproute2 openssh-server openssh-client python3-systemd python3-audit acct
+
+.PHONY: install uninstall test check kernel-test bench depends clean
+
+install:
+	$(APT) $(RUN_DEPENDS)
+	$(PYTHON) -m venv --system-site-packages --clear $(PREFIX)
+	# A copy is built, so that the checkout stays as it is.
+	copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
+	cp -r pyproject.toml README.md LICENSE killtrace bpf "$$copy" && \
+	$(PREFIX)/bin/python -m pip install --quiet --no-index --no-deps --no-build-isolation "$$copy"
+	ln -sf $(PREFIX)/bin/killtrace $(BIN)/killtrace
+	@echo "installed: try  sudo killtrace"
+
+uninstall:
+	rm -rf $(PREFIX) $(BIN)/killtrace
+
+depends:
+	$(APT) $(TEST_DEPENDS)
+
+# --system-site-packages: bcc belongs to the distribution's own Python.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv --system-site-packages --clear $(VENV)
+	sed -n '/^dev = \[/,/^\]/s/^ *"\(.*\)",*$$/\1/p' pyproject.toml > $(VENV)/dev.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $(VENV)/dev.txt
+	touch $@
+
+check: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	clang-format --dry-run --Werror bpf/*.c bpf/*.h
+	$(VENV)/bin/python -m pytest -q tests/unit tests/contract tests/docs
+
+kernel-test: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -q tests/kernel
+
+test: depends
+	$(MAKE) check
+	$(MAKE) kernel-test
+
+clean:
+	rm -rf $(VENV) build killtrace.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
