@@ -44,9 +44,7 @@ LAYOUT: Mapping[str, tuple[str, ...]] = {
     "lineage": _LINEAGE,
     "process": _names(Process, "pid", *_PLACE, *_LINEAGE),
     "origin": _names(Origin, "kind"),
-    "signal": _names(
-        Signal, "time_ns", "signo", "sender", "target", "origin", "repeats"
-    ),
+    "signal": _names(Signal, "time_ns", "signo", "sender", "target", "origin", "repeats"),
     "death": _names(Death, "time_ns", "process"),
     "attempt": _names(Attempt, "time_ns", "signo", "sender", "target"),
     "lost": _names(Lost, "time_ns"),
@@ -76,6 +74,9 @@ _KIND_NUMBERS = {kind: number for number, kind in enumerate(ORIGIN_KINDS)}
 # A process inside an origin's fields: its row's id under this key.
 _REFERENCE = "$process"
 
+# Stands where a filter is asked about a process alone.
+NO_ORIGIN = Origin("kernel", "")
+
 RecordRow = tuple[
     int, int, int, int, int, int, "int | None", "int | None", "int | None", "int | None", str
 ]
@@ -84,6 +85,12 @@ RecordRow = tuple[
 def layout_text() -> str:
     """The layout that this version writes, as a segment keeps it."""
     return json.dumps({name: list(names) for name, names in LAYOUT.items()})
+
+
+def kinds_of(layout: str) -> Sequence[str]:
+    """The kinds of origins by their numbers, of a segment's layout; DecodeError."""
+    names: Sequence[str] = _checked(lambda: json.loads(layout)["kinds"])
+    return names
 
 
 def signal_bit(signo: int) -> int:
@@ -136,9 +143,11 @@ class Encoder:
         self._recent_origins.clear()
         return rows
 
-    def __len__(self) -> int:
-        """How many parts are remembered."""
-        return len(self._processes) + len(self._origins)
+    def forget_beyond(self, limit: int) -> None:
+        """Forget what is remembered of each part where it is more than `limit`."""
+        for remembered in (self._places, self._lineages, self._origins, self._processes):
+            if len(remembered) > limit:
+                remembered.clear()
 
     def encode(self, record: Record) -> None:
         """Add the rows of one record."""
@@ -285,12 +294,13 @@ class Decoder:
 
     def decode(self, row: RecordRow) -> Record:
         """The record of a row; DecodeError for a damaged one."""
-        return _checked(self._decode, row)
+        record: Record = _checked(self._decode, row)
+        return record
 
     def place(self, body: str) -> Process:
         """A process that ran in a place, with nothing but its place: for filters."""
-        values = _checked(json.loads, body)
-        return _checked(self._place_process, values)
+        process: Process = _checked(self._place_process, _checked(json.loads, body))
+        return process
 
     def _decode(self, row: RecordRow) -> Record:
         _, time_ns, type_, signo, _, repeats, target, sender, kind, origin, body = row
@@ -372,7 +382,9 @@ class Decoder:
     def _place_fields(self, values: Any) -> Mapping[str, Any]:
         named = self._named("place", values[:-1], Process)
         if named.get("container") is not None:
-            named["container"] = Container(**self._named("container", named["container"], Container))
+            named["container"] = Container(
+                **self._named("container", named["container"], Container)
+            )
         return named
 
     def _place_process(self, values: Any) -> Process:

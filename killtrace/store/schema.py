@@ -91,6 +91,27 @@ class ForeignStoreError(Exception):
     """An SQLite database, but not of killtrace."""
 
 
+# What passes by itself, or when someone makes room; every other fault is in the file.
+_PASSING = (
+    "database or disk is full",
+    "disk i/o error",
+    "database is locked",
+    "database table is locked",
+    "unable to open database file",
+    "attempt to write a readonly database",
+    "interrupted",
+    "out of memory",
+)
+
+
+def is_broken(error: sqlite3.Error) -> bool:
+    """Whether an error means that the store's content is damaged.
+
+    By SQLite's message (sqlite3_errstr): Python 3.10 doesn't hand out the result code.
+    """
+    return not str(error).lower().startswith(_PASSING)
+
+
 def check(connection: sqlite3.Connection) -> int:
     """The schema's version, 0 for an empty file.
 
