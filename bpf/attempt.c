@@ -67,7 +67,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 	KT_READ(leader, &sender->group_leader);
 	kt_task_fill(&rec->sender, sender, leader);
 	off = kt_append_task(&rec->sender, rec->payload, 0, sender, leader);
-	size = offsetof(struct kt_attempt, payload) + KT_BELOW(off, KT_PAYLOAD);
+	size = offsetof(struct kt_attempt, payload) + KT_LENGTH(rec->payload, off);
 	if (signals.perf_submit(ctx, rec, size))
 		kt_count(KT_STAT_LOST_SIGNALS);
 	kt_ring(ctx);

@@ -54,7 +54,7 @@ int kt_oom_kill_process(struct pt_regs *ctx)
 	KT_READ(leader, &trigger->group_leader);
 	kt_task_fill(&rec->trigger, trigger, leader);
 	off = kt_append_task(&rec->trigger, rec->payload, off, trigger, leader);
-	size = offsetof(struct kt_oom, payload) + KT_BELOW(off, KT_PAYLOAD);
+	size = offsetof(struct kt_oom, payload) + KT_LENGTH(rec->payload, off);
 	if (signals.perf_submit(ctx, rec, size))
 		kt_count(KT_STAT_LOST_SIGNALS);
 	kt_ring(ctx);

@@ -56,7 +56,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	rec->signals = count;
 	kt_task_fill(&rec->process, leader, leader);
 	off = kt_append_task(&rec->process, rec->payload, 0, leader, leader);
-	size = offsetof(struct kt_death, payload) + KT_BELOW(off, KT_PAYLOAD);
+	size = offsetof(struct kt_death, payload) + KT_LENGTH(rec->payload, off);
 	if (deaths.perf_submit(ctx, rec, size))
 		kt_count(KT_STAT_LOST_DEATHS);
 	kt_ring(ctx);

@@ -272,7 +272,7 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 	if (signo == KT_SIGHUP && rec->code == KT_SI_KERNEL && !rec->target.tty[0])
 		kt_tty_of_files(&rec->target, target);
 
-	size = offsetof(struct kt_signal, payload) + KT_BELOW(off, KT_PAYLOAD);
+	size = offsetof(struct kt_signal, payload) + KT_LENGTH(rec->payload, off);
 	if (signals.perf_submit(ctx, rec, size))
 		kt_count(KT_STAT_LOST_SIGNALS);
 	kt_ring(ctx);

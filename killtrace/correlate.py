@@ -47,7 +47,8 @@ class _Story:
             del self.last[index]
 
     def all(self) -> list[_Told]:
-        return self.first + self.last
+        # The rest of a run is told late: what came in between stands before it in the lists.
+        return sorted(self.first + self.last, key=lambda told: told.signal.time_ns)
 
 
 class Correlator:
