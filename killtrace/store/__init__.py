@@ -2,7 +2,8 @@
 
 Writing: `recorder.Recorder`.  Reading: `reader.open_store`, which gives a `reader.Store`:
 
-    from killtrace.store.reader import Query, Target, open_store
+    from killtrace.store.query import Query
+    from killtrace.store.reader import Target, open_store
 
     with open_store(path) as store:              # default: files.DEFAULT_PATH
         store.deaths(Target(pid=4716), limit=5)  # list of model.Death, newest first

@@ -34,6 +34,14 @@ _SEGMENTS = """
 """
 
 
+_GROUPS = """
+    SELECT type, signo, kind, t.place, s.place,
+           date(time_ns / 1000000000, 'unixepoch', 'localtime'), count(*), sum(1 + repeats)
+    FROM record LEFT JOIN process t ON t.id = target LEFT JOIN process s ON s.id = sender
+    WHERE {} GROUP BY 1, 2, 3, 4, 5, 6
+"""
+
+
 class BrokenStoreError(KilltraceError):
     """The store's content is damaged, or is no store."""
 
@@ -64,6 +72,23 @@ class Gap:
     began_ns: int | None
     ended_ns: int | None
     reason: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Events that are alike; `count` of them.
+
+    `type` is codec.SIGNAL, DEATH, ATTEMPT or LOST; the ends carry only where they ran (name, user,
+    cgroup, unit, container); `day` is YYYY-MM-DD of local time.
+    """
+
+    type: int
+    signo: int
+    kind: str | None
+    target: Process | None
+    sender: Process | None
+    day: str
+    count: int
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,7 @@ def open_store(path: Path = files.DEFAULT_PATH) -> Store:
         ) from None
     except OSError as error:
         raise _broken(path, error.strerror or str(error)) from error
+    files.refuse_foreign(path)
     with _sound(path):
         connection = files.connect_to_read(path)
         try:
@@ -251,16 +277,23 @@ class Store:
         with _sound(self._path):
             return int(self._all("SELECT total(records) FROM segment")[0][0])
 
-    def counted(
-        self, query: Query, expression: str, joins: str = ""
-    ) -> Iterator[tuple[Segment, codec.Decoder, list[tuple[Any, ...]]]]:
-        """For each segment: `expression` grouped by its first column over what a query asks for."""
+    def grouped(self, query: Query = _ALL) -> Iterator[Group]:
+        """What a query asks for, counted in groups; the same group may come several times."""
         with _sound(self._path):
             for segment, sql, values in self._selections(query):
-                rows = self._all(
-                    f"SELECT {expression} FROM record {joins} WHERE {sql} GROUP BY 1", values
-                )
-                yield segment, self._decoder_of(segment), rows
+                decoder = self._decoder_of(segment)
+                places = dict(self._places_reader(segment)())
+                for row in self._all(_GROUPS.format(sql), values):
+                    type_, signo, kind, target, sender, day, count, sum_ = row
+                    yield Group(
+                        type_,
+                        signo,
+                        None if kind is None else decoder.kind_name(kind),
+                        places.get(target),
+                        places.get(sender),
+                        day,
+                        sum_ if type_ == codec.SIGNAL else count,
+                    )
 
     # --- rows --------------------------------------------------------------------------------
 

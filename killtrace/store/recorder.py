@@ -91,20 +91,18 @@ class Recorder:
         retain_ns: int | None = None,
         max_bytes: int | None = None,
         redact: bool = False,
-        scope: str = "{}",
         time: Clock | None = None,
         tell: Callable[[str], None] = tell_on_stderr,
     ) -> None:
         """Open or make a store; StoreBusyError, NotPermittedError, OutputError.
 
-        A store that is broken is set aside, and a new one begun.  `scope` is JSON: the signals
-        and filters that the tracer is armed for.
+        A store that is broken is set aside, and a new one begun.
         """
         self._path = path
         self._retain_ns = retain_ns
         self._max_bytes = max_bytes
         self._redact = redact
-        self._scope = scope
+        self._scope: str | None = None
         self._time = time or SystemClock()
         self._tell = tell
         self._batch: list[Record] = []
@@ -127,6 +125,21 @@ class Recorder:
             raise
 
     # --- what the tracer calls ---------------------------------------------------------------
+
+    def arm(self, scope: str = "{}") -> None:
+        """All probes are attached: from now on, what isn't recorded did not happen.
+
+        `scope` is JSON: the signals and filters that the tracer is armed for.
+        """
+        self._scope = scope
+        if self._writer is not None:
+            self._writer.arm(self._armed())
+        self._flush()
+
+    def _armed(self) -> Armed | None:
+        if self._scope is None:
+            return None
+        return Armed(boot_id(), self._time.wall_ns(), self._scope)
 
     def write(self, record: Record) -> bool:
         """Take one record; True: it was taken, False: it was counted as lost."""
@@ -207,7 +220,7 @@ class Recorder:
         try:
             writer = Writer(connection, segment_records=self._segment_records())
             retention = Retention(connection, retain_ns=self._retain_ns, max_bytes=self._max_bytes)
-            writer.arm(Armed(boot_id(), self._time.wall_ns(), self._scope))
+            writer.arm(self._armed())
             self._sign_in(writer)
         except BaseException:
             connection.close()
@@ -346,7 +359,7 @@ class Recorder:
             self._guarded(lambda: writer.disarm(before_ns, "clock changed"))
         if self._writer is not None:
             self._writer.new_segment()
-            self._writer.arm(Armed(boot_id(), self._time.wall_ns(), self._scope))
+            self._writer.arm(self._armed())
 
     # --- upkeep ------------------------------------------------------------------------------
 

@@ -80,8 +80,8 @@ class Writer:
 
     # --- armed or not ------------------------------------------------------------------------
 
-    def arm(self, armed: Armed) -> None:
-        """From the next batch on, the recorder counts as armed since `armed.began_ns`."""
+    def arm(self, armed: Armed | None) -> None:
+        """From the next batch on, the recorder counts as armed since `armed.began_ns`, or not."""
         self._armed, self._armed_id = armed, None
 
     def disarm(self, now_ns: int, reason: str) -> None:
