@@ -24,7 +24,11 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	struct signal_struct *signal = NULL;
 	u32 zero = 0, tgid = 0, off, size, count = 0, *had;
 	struct kt_death *rec;
+	s32 exit_code;
 	int live = 0;
+#ifdef KT_FOLLOW
+	u64 rank = 0, *entry;
+#endif
 
 	KT_READ(signal, &task->signal);
 	if (!signal)
@@ -36,6 +40,11 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	had = tracked.lookup(&tgid);
 	if (had)
 		count = *had;
+#ifdef KT_FOLLOW
+	entry = watched.lookup(&tgid);
+	if (entry)
+		rank = *entry;
+#endif
 #ifdef KT_ONLY_TARGETS
 	/* Several last threads may see live == 0: whoever takes the entry out tells the death. */
 	if (watched.delete(&tgid))
@@ -47,12 +56,18 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	if (tracked.delete(&tgid))
 		return 0;
 #endif
+	KT_READ(leader, &task->group_leader);
+	exit_code = kt_wait_status(task, leader, signal);
+#ifdef KT_FOLLOW
+	/* A build starts thousands that end well: their ends wake nobody. */
+	if (rank == KT_WATCH_DESCENDANT && !count && !(exit_code & 0x7f))
+		return 0;
+#endif
 	rec = death_scratch.lookup(&zero);
 	if (!rec)
 		return 0;
-	KT_READ(leader, &task->group_leader);
 	kt_header_fill(&rec->header, KT_DEATH);
-	rec->exit_code = kt_wait_status(task, leader, signal);
+	rec->exit_code = exit_code;
 	rec->signals = count;
 	kt_task_fill(&rec->process, leader, leader);
 	off = kt_append_task(&rec->process, rec->payload, 0, leader, leader);
@@ -130,8 +145,12 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	struct task_struct *parent = (struct task_struct *)ctx->args[0];
 	struct task_struct *child = (struct task_struct *)ctx->args[1];
 	u32 zero = 0, tgid = 0, tid = 0, parent_tgid = 0;
+	struct task_struct *leader = parent;
 	struct kt_exec *mine, *exec;
-	u64 start_ns = 0;
+	u64 start_ns = 0, parent_start_ns = 0;
+#ifdef KT_FOLLOW
+	u64 below, *rank;
+#endif
 
 	KT_READ(tgid, &child->tgid);
 	KT_READ(tid, &child->pid);
@@ -140,12 +159,21 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	KT_READ(parent_tgid, &parent->tgid);
 	KT_READ(start_ns, &child->start_boottime);
 #ifdef KT_FOLLOW
-	if (watched.lookup(&parent_tgid))
-		watched.update(&tgid, &start_ns);
+	rank = watched.lookup(&parent_tgid);
+	if (rank) {
+		below = *rank > KT_WATCH_CHILD ? KT_WATCH_CHILD : KT_WATCH_DESCENDANT;
+		if (watched.update(&tgid, &below))
+			kt_count(KT_STAT_UNTRACKED);
+	}
 #endif
 	mine = execs.lookup(&parent_tgid);
 	exec = exec_scratch.lookup(&zero);
 	if (!mine || !exec)
+		return 0;
+	/* Evictions can leave the entry of an earlier process that had the parent's pid. */
+	KT_READ(leader, &parent->group_leader);
+	KT_READ(parent_start_ns, &leader->start_boottime);
+	if (!kt_exec_is_of(mine, parent_start_ns))
 		return 0;
 	bpf_probe_read_kernel(exec, sizeof(*exec), mine);
 	exec->start_time_ns = start_ns;

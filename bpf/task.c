@@ -34,6 +34,9 @@ BPF_ARRAY(control, u64, 3);
 
 BPF_TABLE("lru_hash", u32, struct kt_exec, execs, KT_EXEC_ENTRIES);
 BPF_HASH(tracked, u32, u32, KT_TRACKED_ENTRIES);
+/* By tgid: who is watched, and why; its start time where it was named (boot time, ns). */
+#define KT_WATCH_DESCENDANT 0 /* followed: told if a signal had to do with its end */
+#define KT_WATCH_CHILD 1      /* forked by one that was named: its end is told, whatever it was */
 BPF_HASH(watched, u32, u64, 16384);
 BPF_HASH(senders, u32, u8, 1024);
 BPF_HASH(users, u32, u8, 1024);
@@ -284,20 +287,24 @@ static __always_inline u32 kt_append_cgroup(struct kt_task *out, char *payload, 
 	return off;
 }
 
+/* Whether an entry is of the process that began then, or of an earlier one with its pid. */
+static __always_inline bool kt_exec_is_of(struct kt_exec *exec, u64 start_ns)
+{
+	if (exec->flags & KT_EXEC_FROM_PROC)
+		start_ns -= start_ns % KT_PROC_TICK_NS;
+	return exec->start_time_ns == start_ns;
+}
+
 static __always_inline u32 kt_append_exec(struct kt_task *out, char *payload, u32 off)
 {
 	struct kt_exec *exec = execs.lookup(&out->tgid);
-	u64 start_ns;
 	u32 len;
 
 	out->exe_len = out->args_len = 0;
 	out->exec_flags = 0;
 	if (!exec)
 		return off;
-	start_ns = out->start_time_ns;
-	if (exec->flags & KT_EXEC_FROM_PROC)
-		start_ns -= start_ns % KT_PROC_TICK_NS;
-	if (exec->start_time_ns != start_ns)
+	if (!kt_exec_is_of(exec, out->start_time_ns))
 		return off;
 	len = KT_BELOW(exec->exe_len, KT_EXE_LEN);
 	if (bpf_probe_read_kernel(KT_AT(payload, off), len, exec->exe) == 0) {
