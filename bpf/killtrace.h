@@ -42,6 +42,13 @@ enum kt_disposition {
 	KT_DISPOSITION_HANDLED = 3,
 };
 
+/* Whether the target was leaving already, of something else than this signal. */
+enum kt_ended {
+	KT_ENDED_NOT = 0,
+	KT_ENDED_DYING = 1, /* SIGNAL_GROUP_EXIT, and the exit code is not this signal's */
+	KT_ENDED_DEAD = 2,  /* signal->live is 0: its death was told, or is being told */
+};
+
 enum kt_exec_flags {
 	KT_EXEC_ARGS_CUT = 1,	 /* the command line was longer than KT_ARGS_LEN */
 	KT_EXEC_INHERITED = 2,	 /* forked and not yet executed: the parent's command line */
@@ -116,7 +123,7 @@ struct kt_signal {
 	__u8 group;	   /* to the whole process, not to one thread */
 	__u8 disposition;  /* enum kt_disposition */
 	__u8 blocked;	   /* in the mask of the thread that was named */
-	__u8 target_ended; /* signal->live was 0: the process had ended already */
+	__u8 target_ended; /* enum kt_ended */
 	__u8 vintr;	   /* the target's terminal: its interrupt key */
 	__u8 vquit;	   /* .. and its quit key */
 	__u8 pad;

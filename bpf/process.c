@@ -9,7 +9,7 @@ static __always_inline s32 kt_wait_status(struct task_struct *task, struct task_
 	s32 status = 0;
 
 	KT_READ(flags, &signal->flags);
-	if (flags & 0x4) /* SIGNAL_GROUP_EXIT */
+	if (flags & KT_SIGNAL_GROUP_EXIT)
 		KT_READ(status, &signal->group_exit_code);
 	/* 5.10 leaves group_exit_code at 0 where a single thread dies. */
 	if (!status)

@@ -161,6 +161,25 @@ static __always_inline void kt_tty_of_files(struct kt_task *out, struct task_str
 	}
 }
 
+/*
+ * complete_signal() has set SIGNAL_GROUP_EXIT for this very signal before the tracepoint, where it
+ * is fatal: only another exit code tells that the target was dying already.  From 5.17 on the
+ * kernel says "ignored" of such a signal; before, "delivered".
+ */
+static __always_inline u8 kt_ended(struct signal_struct *signal, int live, int signo)
+{
+	u32 flags = 0;
+	int code = 0;
+
+	if (!live || !signal)
+		return KT_ENDED_DEAD;
+	KT_READ(flags, &signal->flags);
+	KT_READ(code, &signal->group_exit_code);
+	if (flags & KT_SIGNAL_GROUP_EXIT && (code & 0x7f) != signo)
+		return KT_ENDED_DYING;
+	return KT_ENDED_NOT;
+}
+
 /* What a signal from the kernel may need to be explained: limits and the terminal's keys. */
 static __always_inline void kt_kernel_signal_fill(struct kt_signal *rec,
 						  struct signal_struct *signal)
@@ -234,10 +253,9 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 	if (kt_folded(&key, rec->fold_id, rec->header.time_ns))
 		return 0;
 
-	/* The last thread is gone: the death was told already, or is being told. */
 	if (target_signal)
 		KT_READ(live, &target_signal->live);
-	rec->target_ended = live == 0;
+	rec->target_ended = kt_ended(target_signal, live, signo);
 	if (live && tracked.update(&tgid, &one))
 		kt_count(KT_STAT_UNTRACKED);
 

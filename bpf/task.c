@@ -17,6 +17,8 @@
 
 #define KT_READ(dst, from) bpf_probe_read_kernel(&(dst), sizeof(dst), from)
 
+#define KT_SIGNAL_GROUP_EXIT 0x4 /* include/linux/sched/signal.h */
+
 /* The kernel's own limit on pids is 4 Mi; who has a traced signal pending a death is far fewer. */
 #define KT_TRACKED_ENTRIES 32768
 #define KT_FOLD_ENTRIES 8192

@@ -106,6 +106,7 @@ EXEC_FIELDS: Fields = (
 
 SIGNAL, DEATH, ATTEMPT, OOM = 1, 2, 3, 4
 ARGS_CUT, INHERITED, FROM_PROC, KERNEL_ONLY = 1, 2, 4, 8
+ENDED_NOT, ENDED_DYING, ENDED_DEAD = 0, 1, 2
 DISPOSITION_DEFAULT, DISPOSITION_IGNORED, DISPOSITION_HANDLED = 1, 2, 3
 
 
@@ -177,7 +178,7 @@ class RawSignal(NamedTuple):
     group: bool
     disposition: int
     blocked: bool
-    target_ended: bool
+    target_ended: int
     vintr: int
     vquit: int
     stack: tuple[int, ...]
@@ -316,7 +317,7 @@ def _signal(data: bytes, time_ns: int, cpu: int) -> RawSignal:
     payload = _Payload(data, offset + 2 * _TASK.size)
     stack = payload.stack(stack_len)
     memory = RawMemory(*_MEMORY.unpack(payload.take(memory_len))) if memory_len else None
-    flags = (bool(group), disposition, bool(blocked), bool(ended), vintr, vquit)
+    flags = (bool(group), disposition, bool(blocked), ended, vintr, vquit)
     ends = (_task(sender, payload), _task(target, payload))
     return RawSignal._make((time_ns, cpu, *head, *flags, stack, memory, *ends))
 

@@ -168,14 +168,14 @@ class Tracer:
             time_ns=record.time_ns + self._offset_ns,
             signo=record.signo,
             code=record.code,
-            result=_RESULTS[min(record.result, 4)],
+            result=_result(record),
             scope="process" if record.group else "thread",
             sender=sender if found.blames_sender else None,
             target=target,
             origin=origin,
         )
         key = (record.target.tgid, record.target.start_time_ns)
-        if not record.target_ended:
+        if record.target_ended != decode.ENDED_DEAD:
             self._correlator.signal(key, signal, record.disposition)
         if record.fold_id:
             self._folds[record.fold_id] = (signal, key, record.disposition)
@@ -239,3 +239,10 @@ class Tracer:
         if self._undecodable:
             yield Lost(now_ns, self._undecodable, "undecodable")
             self._undecodable = 0
+
+
+def _result(record: RawSignal) -> Result:
+    """What became of the signal; kernels before 5.17 say "delivered" of one to the dying."""
+    if record.result == 0 and record.target_ended != decode.ENDED_NOT:
+        return "ignored"
+    return _RESULTS[min(record.result, 4)]

@@ -50,7 +50,7 @@ def signal(**changes: Any) -> RawSignal:
         group=True,
         disposition=1,
         blocked=False,
-        target_ended=False,
+        target_ended=0,
         vintr=3,
         vquit=28,
         stack=(),

@@ -83,6 +83,8 @@ def test_constants_agree() -> None:
         "KT_EXEC_INHERITED": decode.INHERITED,
         "KT_EXEC_FROM_PROC": decode.FROM_PROC,
         "KT_EXEC_KERNEL_ONLY": decode.KERNEL_ONLY,
+        "KT_ENDED_DYING": decode.ENDED_DYING,
+        "KT_ENDED_DEAD": decode.ENDED_DEAD,
         "KT_DISPOSITION_HANDLED": decode.DISPOSITION_HANDLED,
     }.items():
         found = re.search(rf"\b{name} = (\d+)", text)

@@ -107,7 +107,9 @@ def realtime_limit() -> Truth:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         _spin()
 
-    return _of(SIGKILL, fork(body), "cpu-limit", "SI_KERNEL")
+    truth = _of(SIGKILL, fork(body), "cpu-limit", "SI_KERNEL")
+    truth.sent[0].again = True
+    return truth
 
 
 def _arm_posix_timer(signo: int) -> None:

@@ -29,6 +29,8 @@ class Sent:
     sender_comm: str | None = None
     sender_cmdline: list[str] | None = None
     count: int = 1
+    # The kernel may send it again, at each tick, until the target has died of the first.
+    again: bool = False
 
 
 @dataclass

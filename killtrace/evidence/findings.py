@@ -1,0 +1,41 @@
+"""What a source tells of one death, and how a source itself fared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from killtrace.model import Death
+
+SourceName = Literal["store", "kernel-log", "journal", "audit", "accounting"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One piece of evidence, of one death.
+
+    `death` holds what the source knows of it, null where it does not; `certain` is whether the
+    source saw the cause itself.  `related` says that it explains a death and reports none.
+    """
+
+    source: SourceName
+    time_ns: int | None
+    text: str
+    death: Death | None = None
+    certain: bool = False
+    unit: str | None = None
+    pid: int | None = None
+    comm: str | None = None
+    related: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """Whether a source was read, and why not; `mend` is what to do about it."""
+
+    name: str
+    read: bool
+    reason: str | None = None
+    mend: str | None = None
