@@ -12,8 +12,9 @@ RUN_DEPENDS := python3-bpfcc python3-click python3-tabulate python3-venv python3
 	python3-setuptools python3-wheel
 TEST_DEPENDS := $(RUN_DEPENDS) gcc libc6-dev git clang-format bpftrace psmisc procps tmux \
 	util-linux iproute2 openssh-server openssh-client python3-systemd python3-audit acct
+MATRIX_DEPENDS := mmdebstrap qemu-system-x86 busybox-static e2fsprogs cpio kmod xz-utils zstd
 
-.PHONY: install uninstall test check kernel-test bench depends clean
+.PHONY: install uninstall test check kernel-test matrix depends clean
 
 install:
 	$(APT) $(RUN_DEPENDS)
@@ -47,6 +48,11 @@ check: $(VENV)/ready
 
 kernel-test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -q tests/kernel
+
+# The same tests on five stock kernels, booted by QEMU: make matrix KERNEL="6.1 newest"
+matrix: $(VENV)/ready
+	$(APT) $(MATRIX_DEPENDS)
+	$(VENV)/bin/python vagrant/matrix.py $(KERNEL) $(ARGS)
 
 test: depends
 	$(MAKE) check

@@ -1,16 +1,18 @@
 """The out-of-memory story of a kill: what the kernel's hooks and its log say, joined.
 
-Pure.  Two tellers, best first: the kprobe on oom_kill_process (RawOom), and the victim's own
-SIGKILL record (its mm_struct, and the nearest memcg that is at its limit).
+Pure.  Three tellers: the kprobe on oom_kill_process (RawOom), the victim's own SIGKILL record (its
+mm_struct, and the nearest memcg that is at its limit), and the kernel log's report.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from killtrace.attribute import Attribution
 from killtrace.decode import RawMemory, RawOom, RawSignal
 from killtrace.describe import Oom
+from killtrace.evidence.kernel_log import OomKill
 from killtrace.gfp import gfp_words
 from killtrace.model import Process
 from killtrace.text import decode
@@ -33,11 +35,13 @@ class OomStories:
         """One call of oom_kill_process(); `trigger` is who asked for memory."""
         self._calls.append((raw, trigger))
 
-    def story(self, found: Attribution, record: RawSignal, trigger: Process) -> Oom:
+    def story(
+        self, found: Attribution, record: RawSignal, trigger: Process, logged: OomKill | None
+    ) -> Oom:
         """All that is known of the OOM kill behind a SIGKILL; None for what nobody tells."""
         call = self._call_of(record)
         if call is not None:
-            return self._from_call(call, found, record)
+            return self._from_call(call, found, record, logged)
         memory, page_kb = record.memory, self._page_kb
         limited = memory is not None and memory.memcg_limit and found.oom_scope == "memcg"
         memcg, limit_kb, usage_kb = None, None, None
@@ -45,14 +49,26 @@ class OomStories:
             assert memory is not None
             memcg = _ancestor(decode(record.target.cgroup), memory.memcg_level)
             limit_kb, usage_kb = memory.memcg_limit * page_kb, memory.memcg_usage * page_kb
+        report = logged.report if logged is not None else None
+        scope = found.oom_scope or "system"
+        if report is not None:
+            # The log names the constraint, and the memcg by its path.
+            scope = report.scope or scope
+            memcg = report.oom_memcg or memcg
+            limit_kb = report.limit_kb if limit_kb is None else limit_kb
+            usage_kb = report.usage_kb if usage_kb is None else usage_kb
         return Oom(
-            scope=found.oom_scope or "system",
+            scope=scope,
             memcg=memcg,
             limit_kb=limit_kb,
             usage_kb=usage_kb,
             trigger=trigger,
             group=found.oom_group,
             memory=self.memory(memory),
+            badness=_logged_badness(logged),
+            order=None if report is None else report.order,
+            gfp=None if report is None else report.gfp,
+            candidates=_candidates(logged, self._page_kb),
             by_sysrq=found.by_sysrq,
         )
 
@@ -68,6 +84,7 @@ class OomStories:
         call: tuple[RawOom, Process],
         found: Attribution,
         record: RawSignal,
+        logged: OomKill | None,
     ) -> Oom:
         raw, trigger = call
         is_chosen = raw.victim_tgid == record.target.tgid
@@ -83,6 +100,7 @@ class OomStories:
             badness=raw.chosen_points if is_chosen else None,
             order=raw.order,
             gfp=gfp_words(raw.gfp),
+            candidates=_candidates(logged, self._page_kb),
             by_sysrq=found.by_sysrq,
         )
 
@@ -100,6 +118,23 @@ class OomStories:
             "pgtables_kb": raw.pgtables_bytes // 1024,
             "oom_score_adj": raw.oom_score_adj,
         }
+
+
+def _candidates(logged: OomKill | None, page_kb: int) -> list[dict[str, Any]] | None:
+    """The log's task table, by badness; None where there is none (vm.oom_dump_tasks, or no log)."""
+    rows = [] if logged is None else logged.report.candidates(page_kb)
+    return list(rows) or None
+
+
+def _logged_badness(logged: OomKill | None) -> int | None:
+    """The victim's badness, where its table row gives it exactly: with no adjustment."""
+    if logged is None or logged.oom_score_adj != 0:
+        return None
+    for row in logged.report.candidates():
+        if row["pid"] == logged.pid:
+            badness = row["badness"]
+            return badness if isinstance(badness, int) else None
+    return None
 
 
 def _ancestor(path: str, levels: int) -> str:

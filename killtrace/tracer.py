@@ -14,6 +14,7 @@ from killtrace.correlate import Correlator
 from killtrace.decode import RawAttempt, RawDeath, RawRecord, RawSignal
 from killtrace.enrich import raw as raw_ends
 from killtrace.enrich.enricher import open_enricher, open_terminals
+from killtrace.enrich.kmsg import KernelLog
 from killtrace.errno_names import errno_name
 from killtrace.model import Attempt, Lost, Process, Record, Result, Signal
 from killtrace.oom_story import OomStories
@@ -48,6 +49,7 @@ class Tracer:
         self._calls = source.syscall_names()
         self._order = Orderer()
         self._correlator = Correlator()
+        self._kernel_log = KernelLog()
         self._oom = OomStories(os.sysconf("SC_PAGE_SIZE") // 1024)
         self._folds: dict[int, tuple[Signal, tuple[int, int], int]] = {}
         self._resting: dict[int, tuple[Signal, tuple[int, int], int]] | None = None
@@ -117,6 +119,7 @@ class Tracer:
     def close(self) -> None:
         """Detach."""
         self._probe.close()
+        self._kernel_log.close()
 
     def lookup(self, pid: int) -> Process | None:
         """The record of a process that is running now."""
@@ -162,7 +165,7 @@ class Tracer:
             attribute.after_sending(frames),
             target=target,
             holder=holder,
-            oom=self._oom.story(found, record, sender) if found.kind == "oom" else None,
+            oom=self._oom_story(found, record, sender) if found.kind == "oom" else None,
         )
         signal = Signal(
             time_ns=record.time_ns + self._offset_ns,
@@ -180,6 +183,13 @@ class Tracer:
         if record.fold_id:
             self._folds[record.fold_id] = (signal, key, record.disposition)
         return signal
+
+    def _oom_story(
+        self, found: attribute.Attribution, record: RawSignal, trigger: Process
+    ) -> describe.Oom:
+        # A second signal to a victim that is dying already has no line of its own in the log.
+        logged = self._kernel_log.kill_of(record.target.tgid) if record.result == 0 else None
+        return self._oom.story(found, record, trigger, logged)
 
     def _attempt(self, record: RawAttempt) -> Attempt:
         sender = self._ends.process(record.sender)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 
 def folder() -> Path:
-    """$XDG_CACHE_HOME/killtrace; made if it is not there."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    """$XDG_CACHE_HOME/killtrace, else root's /var/cache/killtrace; made if it is not there."""
+    usual = "/var/cache" if os.geteuid() == 0 else str(Path.home() / ".cache")
+    base = os.environ.get("XDG_CACHE_HOME") or usual
     path = Path(base) / "killtrace"
     path.mkdir(parents=True, exist_ok=True)
     return path

@@ -126,8 +126,8 @@ class Archive:
             deb.unlink()
 
 
-def initrd(root: Path, target: Path) -> None:
-    """A ram disk that loads what the root disk needs, and goes over to it."""
+def initrd(root: Path, target: Path, init: str = "/guest-init") -> None:
+    """A ram disk that loads what the root disk needs, and goes over to its `init`."""
     folders = [*root.glob("lib/modules/*"), *root.glob("usr/lib/modules/*")]
     if not folders:
         raise SystemExit("the kernel's packages hold no modules")
@@ -146,7 +146,7 @@ def initrd(root: Path, target: Path) -> None:
         *loads,
         "for i in 1 2 3 4 5 6 7 8 9; do [ -b /dev/vda ] && break; /bin/busybox sleep 0.2; done",
         "/bin/busybox mount -t ext4 /dev/vda /root",
-        "exec /bin/busybox switch_root /root /guest-init",
+        f"exec /bin/busybox switch_root /root {init}",
     ]
     (tree / "init").write_text("\n".join(script) + "\n")
     (tree / "init").chmod(0o755)

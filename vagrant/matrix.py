@@ -28,7 +28,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PAGE = CHECKOUT / "docs/kernels.md"
 BOOT_AND_TEST_S = 1500
 # What a bare guest runs: every cause of death, and what only a guest may do.
-TESTS = ("tests/kernel/test_attribution.py", "tests/vm/bare")
+TESTS = ("tests/kernel/test_attribution.py", "tests/kernel/test_oom_story.py", "tests/vm")
 
 
 @dataclass

@@ -120,7 +120,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "realtime": _realtime,
     "seccomp_event": _seccomp_event,
     "set_tid": _set_tid,
-    **{name: _program(name) for name in ("/bin/kill", "bash", "killall", "pkill", "setpriv")},
+    **{name: _program(name) for name in ("/bin/kill", "bash", "cc", "killall", "pkill", "setpriv")},
 }
 
 

@@ -1,0 +1,192 @@
+"""OOM kills in full: the memcg, its limit, the victim's memory, held against the kernel's log."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+import pytest
+from harness import Tracer, death_of, signal_to
+from workloads.actors import end, fork, waiting
+from workloads.features import memory_v2_root
+from workloads.memory import LIMIT_MB, hold, join, limited, pause_for_ever_with
+
+LIMIT_KB = LIMIT_MB * 1024
+
+
+def _hog(folder: Path, megabytes: int) -> None:
+    join(folder)
+    pause_for_ever_with(hold(megabytes))
+
+
+def _logged(pid: int) -> dict[str, int]:
+    """The figures of the kernel log's own line for this kill, in kB."""
+    log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
+    line = next(x for x in reversed(log.splitlines()) if f"Killed process {pid} " in x)
+    return {name: int(kb) for name, kb in re.findall(r"([\w-]+):(\d+)kB", line)}
+
+
+def _check_memory(memory: dict[str, Any], pid: int) -> None:
+    """Within 2 % of the log, and 64 kB for what a CPU may hold back."""
+    logged = _logged(pid)
+    for ours, theirs in {
+        "total_vm_kb": "total-vm",
+        "anon_rss_kb": "anon-rss",
+        "file_rss_kb": "file-rss",
+        "shmem_rss_kb": "shmem-rss",
+        "pgtables_kb": "pgtables",
+    }.items():
+        assert abs(memory[ours] - logged[theirs]) <= logged[theirs] * 0.02 + 64, ours
+
+
+def _one_kill(default_tracer: Tracer, folder: Path) -> dict[str, Any]:
+    since = default_tracer.mark()
+    victim = fork(_hog, folder, 4 * LIMIT_MB)
+    os.waitpid(victim, 0)
+    record = default_tracer.wait_for(lambda r: signal_to(r, victim, SIGKILL), "the kill", since)
+    death = default_tracer.wait_for(lambda r: death_of(r, victim), "the death", since)
+    assert death["cause"]["origin"] == record["origin"]
+    return record
+
+
+@pytest.mark.needs("memcg")
+def test_a_memcg_at_its_limit(default_tracer: Tracer) -> None:
+    with limited("story") as folder:
+        record = _one_kill(default_tracer, folder)
+        origin = record["origin"]
+    assert (origin["kind"], origin["scope"], origin["certain"]) == ("oom", "memcg", True)
+    assert origin["memcg"] == f"/{folder.name}"
+    assert origin["limit_kb"] == LIMIT_KB
+    assert abs(origin["usage_kb"] - LIMIT_KB) <= LIMIT_KB * 0.02
+    assert record["sender"] is None
+    assert origin["trigger"]["pid"] == record["target"]["pid"]
+    assert origin["memory"]["oom_score_adj"] == 0 and origin["memory"]["swap_kb"] == 0
+    _check_memory(origin["memory"], record["target"]["pid"])
+    assert "reached its limit of 32 MB" in origin["summary"]
+
+
+@pytest.mark.needs("memcg")
+def test_who_else_was_there(default_tracer: Tracer) -> None:
+    with limited("others") as folder:
+        small = waiting(lambda: join(folder))
+        record = _one_kill(default_tracer, folder)
+        end([small])
+    origin = record["origin"]
+    pids = [row["pid"] for row in origin["candidates"]]
+    assert pids[0] == record["target"]["pid"] and small in pids
+    assert origin["order"] == 0 and origin["gfp"].startswith("GFP_")
+    assert origin["badness"] == pytest.approx(origin["candidates"][0]["badness"], rel=0.02)
+
+
+@pytest.mark.needs("memcg")
+def test_the_parent_is_named_where_the_parent_is_full(default_tracer: Tracer) -> None:
+    with limited("outer") as outer:
+        if memory_v2_root() is not None:
+            (outer / "cgroup.subtree_control").write_text("+memory")
+        inner = outer / "inner"
+        inner.mkdir()
+        try:
+            record = _one_kill(default_tracer, inner)
+        finally:
+            inner.rmdir()
+    assert record["origin"]["memcg"] == f"/{outer.name}"
+    assert record["origin"]["limit_kb"] == LIMIT_KB
+    assert record["target"]["cgroup"] == f"/{outer.name}/inner"
+
+
+@pytest.mark.needs("memcg")
+def test_threads_are_one_victim(default_tracer: Tracer) -> None:
+    script = (
+        "import threading,sys,os\n"
+        "open(sys.argv[1],'w').write(str(os.getpid()))\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"
+        "keep=[]\n"
+        "while True: keep.append(bytearray(1<<20))\n"
+    )
+    since = default_tracer.mark()
+    with limited("threads") as folder:
+        victim = subprocess.Popen(["/usr/bin/python3", "-c", script, str(folder / "cgroup.procs")])
+        victim.wait()
+        default_tracer.wait_for(lambda r: death_of(r, victim.pid), "the death", since)
+    told = [r for r in default_tracer.records[since:] if signal_to(r, victim.pid, SIGKILL)]
+    assert [r["origin"]["kind"] for r in told if r["result"] == "delivered"] == ["oom"]
+    _check_memory(told[0]["origin"]["memory"], victim.pid)
+
+
+@pytest.mark.needs("memcg_v2")
+def test_a_whole_group(default_tracer: Tracer) -> None:
+    since = default_tracer.mark()
+    with limited("group") as folder:
+        (folder / "memory.oom.group").write_text("1")
+        members = [waiting(lambda: join(folder)) for _ in range(2)]
+        hog = fork(_hog, folder, 4 * LIMIT_MB)
+        for pid in (hog, *members):
+            os.waitpid(pid, 0)
+        for pid in (hog, *members):
+            death = default_tracer.wait_for(lambda r, p=pid: death_of(r, p), "a death", since)
+            origin = death["cause"]["origin"]
+            assert (origin["kind"], origin["scope"]) == ("oom", "memcg")
+            assert origin["memcg"] == f"/{folder.name}"
+    kills = [r for r in default_tracer.records[since:] if r["type"] == "signal"]
+    assert {r["target"]["pid"] for r in kills if r["origin"].get("group")} >= set(members)
+
+
+@pytest.mark.needs("kprobe", "memcg")
+def test_the_kprobe_gives_the_score(default_tracer: Tracer) -> None:
+    with limited("kprobe") as folder:
+        origin = _one_kill(default_tracer, folder)["origin"]
+    rss = sum(origin["memory"][f"{kind}_rss_kb"] for kind in ("anon", "file", "shmem"))
+    assert origin["badness"] * 4 == pytest.approx(rss + origin["memory"]["pgtables_kb"], rel=0.02)
+    assert (origin["order"], origin["memcg"]) == (0, f"/{folder.name}")
+    assert origin["gfp"].startswith("GFP_")
+
+
+SHARER = r"""
+#define _GNU_SOURCE
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static int hog(void *unused)
+{
+	for (;;)
+		memset(malloc(1 << 20), 1, 1 << 20);
+}
+int main(int argc, char **argv)
+{
+	FILE *procs = fopen(argv[1], "w");
+	fprintf(procs, "%d", getpid());
+	fclose(procs);
+	/* Two processes, one memory: not threads, which would be one process. */
+	int pid = clone(hog, (char *)malloc(1 << 16) + (1 << 16), CLONE_VM | SIGCHLD, NULL);
+	printf("%d\n", pid);
+	fflush(stdout);
+	waitpid(pid, NULL, 0);
+	pause();
+}
+"""
+
+
+@pytest.mark.needs("memcg", "cc")
+def test_who_shares_the_memory_dies_too(default_tracer: Tracer, tmp_path: Path) -> None:
+    (tmp_path / "sharer.c").write_text(SHARER)
+    subprocess.run(["cc", "-o", tmp_path / "sharer", tmp_path / "sharer.c"], check=True)
+    since = default_tracer.mark()
+    with limited("share") as folder:
+        outer = subprocess.Popen(
+            [tmp_path / "sharer", folder / "cgroup.procs"], stdout=subprocess.PIPE, text=True
+        )
+        assert outer.stdout is not None
+        inner = int(outer.stdout.readline())
+        assert outer.wait() == -SIGKILL
+        for pid in (outer.pid, inner):
+            death = default_tracer.wait_for(lambda r, p=pid: death_of(r, p), "a death", since)
+            assert death["cause"]["origin"]["kind"] == "oom"
+            assert death["cause"]["origin"]["memcg"] == f"/{folder.name}"

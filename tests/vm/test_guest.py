@@ -1,0 +1,86 @@
+"""What only a guest may do: run the whole machine out of memory, and press SysRq.
+
+Run by vagrant/matrix.py, which sets KILLTRACE_GUEST; never on a machine that is used.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "kernel"))
+
+from harness import Tracer, death_of, signal_to
+from workloads.actors import fork, waiting
+from workloads.memory import adjust, hold, pause_for_ever_with
+
+if os.environ.get("KILLTRACE_GUEST") != "bare":
+    pytest.skip("for a guest of vagrant/matrix.py alone", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def tracer() -> Iterator[Tracer]:
+    with Tracer() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _shielded() -> None:
+    """The tests and their tracer are not what is to be killed."""
+    adjust(-1000)
+
+
+def _chosen(megabytes: int) -> None:
+    adjust(1000)
+    pause_for_ever_with(hold(megabytes))
+
+
+def _free_mb() -> int:
+    rows = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(row.split()[1]) for row in rows if row.startswith("MemTotal")) // 1024
+
+
+def test_the_machine_runs_out_of_memory(tracer: Tracer) -> None:
+    Path(f"/proc/{tracer.process.pid}/oom_score_adj").write_text("-1000")
+    since = tracer.mark()
+    victim = fork(_chosen, _free_mb() + 256)
+    os.waitpid(victim, 0)
+    death = tracer.wait_for(lambda r: death_of(r, victim), "the death", since, quick_s=30)
+    origin = death["cause"]["origin"]
+    assert (origin["kind"], origin["scope"], origin["memcg"]) == ("oom", "system", None)
+    assert origin["trigger"]["pid"] == victim
+    assert origin["memory"]["oom_score_adj"] == 1000
+    assert origin["memory"]["anon_rss_kb"] > 100_000
+    assert origin["badness"] > 0 and origin["gfp"]
+    assert origin["summary"].startswith("OOM killer: the machine ran out of memory")
+
+
+def test_sysrq_f(tracer: Tracer) -> None:
+    since = tracer.mark()
+    victim = fork(_chosen, 16)
+    Path("/proc/sys/kernel/sysrq").write_text("1")
+    Path("/proc/sysrq-trigger").write_text("f")
+    os.waitpid(victim, 0)
+    kill = tracer.wait_for(lambda r: signal_to(r, victim, SIGKILL), "the kill", since)
+    assert kill["origin"]["kind"] == "oom" and kill["sender"] is None
+    assert "SysRq" in kill["origin"]["summary"]
+
+
+def test_sysrq_e(tracer: Tracer) -> None:
+    """SIGTERM to everyone but init: the tracer ends of it too, in order, and has told it all."""
+    victim = waiting()
+    before = signal.signal(SIGTERM, signal.SIG_IGN)
+    try:
+        Path("/proc/sysrq-trigger").write_text("e")
+        os.waitpid(victim, 0)
+    finally:
+        signal.signal(SIGTERM, before)
+    assert tracer.ended() == 0
+    kill = next(r for r in tracer.records if signal_to(r, victim, SIGTERM))
+    assert kill["origin"]["kind"] == "sysrq" and kill["sender"] is None
