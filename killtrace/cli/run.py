@@ -110,7 +110,7 @@ def _attend(
     tracer.watch([(own_tgid, clock.boot_ns())])
     pid = child.start(command, given, job.changed)
     follower = Follower(tracer, report, own_tgid, pid)
-    status = job.wait(pid, follower.covered)
+    status = job.attend(pid, follower.covered)
     follower.finish()
     report.failure = follower.failure
     if os.WIFSIGNALED(status):

@@ -109,22 +109,28 @@ def _become(
 
 
 def _execute(command: list[bytes], environment: Mapping[bytes, bytes]) -> None:
-    try:
-        os.execvpe(command[0], command, environment)
-    except OSError as error:
-        if error.errno != errno.ENOEXEC:
-            raise
-    # A script with no #! line, which shells and execvp(3) hand to a shell.
-    path = _find(command[0], environment)
-    os.execve(_SHELL, [_SHELL, path, *command[1:]], environment)
+    """As execvp(3): along PATH, where what may not be executed is passed over if another may."""
+    failure: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    for path in _paths(command[0], environment):
+        try:
+            os.execve(path, command, environment)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            failure = error
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            # A script with no #! line, which shells and execvp(3) hand to a shell.
+            os.execve(_SHELL, [_SHELL, path, *command[1:]], environment)
+    raise failure
 
 
-def _find(name: bytes, environment: Mapping[bytes, bytes]) -> bytes:
-    if b"/" in name:
-        return name
+def _paths(name: bytes, environment: Mapping[bytes, bytes]) -> list[bytes]:
+    if not name or b"/" in name:
+        return [name]
     folders = environment.get(b"PATH", os.fsencode(os.defpath)).split(b":")
-    paths = [os.path.join(folder, name) for folder in folders]  # noqa: PTH118 - bytes
-    return next((path for path in paths if os.access(path, os.X_OK)), name)
+    return [os.path.join(folder, name) for folder in folders]  # noqa: PTH118 - bytes
 
 
 def _failure(name: str, code: int) -> KilltraceError:

@@ -59,8 +59,8 @@ class Job:
         for signo in sorted(signal.sigpending() & self._passed_on):
             raise StoppedBeforeStartError(signo)
 
-    def wait(self, command: int, covered: Covered) -> int:
-        """The command's status, as wait(2) has it, once it has ended; the job is attended to."""
+    def attend(self, command: int, covered: Covered) -> int:
+        """Attend to the job until the command has ended; returns what wait(2) tells of it."""
         waited_for = self._passed_on | {signal.SIGCHLD}
         while True:
             info = signal.sigwaitinfo(waited_for)

@@ -140,14 +140,24 @@ def _before(death: Death) -> str:
     """The signals that came before the one that counted: a SIGTERM before the SIGKILL."""
     if death.cause is None:
         return ""
+    sender = death.cause.sender
+    # Who handles a signal to tidy up sends it to itself again in the end, as it should.
+    raised = sender is not None and sender.pid == death.process.pid
     earlier = []
     for brief in death.signals:
-        is_other = brief.signo != death.cause.signo and brief.time_ns <= death.cause.time_ns
-        if is_other and brief.result == "delivered":
+        name = signames.name(brief.signo)
+        is_other = brief.signo != death.cause.signo or (
+            raised and brief.sender_pid != death.process.pid
+        )
+        is_other = is_other and brief.time_ns <= death.cause.time_ns
+        if is_other and name in signames.DEFAULT_SIGNALS:
             comm = text.escape(brief.sender_comm or "")
-            who = "" if brief.sender_pid is None else f" from {brief.sender_pid} {comm}"
+            who = f" from {brief.sender_pid} {comm}"
+            if brief.sender_pid is None:
+                who = f" ({brief.origin_kind})"
             since = span(death.cause.time_ns - brief.time_ns)
-            earlier.append(f"{signames.name(brief.signo)}{who} {since} before")
+            ignored = ", which it ignored" if brief.result == "ignored" else ""
+            earlier.append(f"{name}{who} {since} before{ignored}")
     shown = ", ".join(earlier[-3:])
     return f"; it had had {shown}" if shown else ""
 

@@ -57,7 +57,8 @@ def started() -> Iterator[Callable[..., Process]]:
     for process in running:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        with process:
+            pass
 
 
 def line_of(process: Process) -> str:
@@ -67,8 +68,9 @@ def line_of(process: Process) -> str:
 
 def ended(process: Process) -> tuple[int, str]:
     """The exit status, and what was said on stderr."""
-    _, said = process.communicate(timeout=machine.seconds(20))
-    return process.returncode, said.decode()
+    assert process.stderr is not None
+    status = process.wait(machine.seconds(20))
+    return status, process.stderr.read().decode()
 
 
 # --- how it ends ---------------------------------------------------------------------------------
@@ -88,15 +90,24 @@ def test_a_failure_of_its_own() -> None:
     ), done.stderr
 
 
+_VICTIM = """
+import os, signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+print(os.getpid(), flush=True)
+signal.pause()
+"""
+
+
 @pytest.mark.parametrize("name", FIVE)
 def test_a_signal_from_elsewhere(name: str, started: Callable[..., Process]) -> None:
-    process = started("sh", "-c", "echo $$; exec sleep 600")
+    process = started(*python(_VICTIM))
     command = int(line_of(process))
     os.kill(command, signal.Signals[name])
     status, said = ended(process)
     assert status == 128 + signal.Signals[name]
     (line,) = said.splitlines()
-    assert line.startswith(f"killtrace: {command} sleep 600 died of {name} after running "), line
+    assert line.startswith(f"killtrace: {command} {sys.executable} -c"), line
+    assert f" died of {name} after running " in line
     assert f": sent by {os.getpid()} " in line
 
 
@@ -124,12 +135,24 @@ def test_a_handled_signal_and_success_says_nothing(started: Callable[..., Proces
     assert ended(process) == (0, "")
 
 
+def test_a_signal_that_is_raised_again(started: Callable[..., Process]) -> None:
+    """Python handles SIGINT, and in the end dies of it by its own hand."""
+    process = started(*python("import os, time; print(os.getpid(), flush=True); time.sleep(600)"))
+    os.kill(int(line_of(process)), signal.SIGINT)
+    status, said = ended(process)
+    assert status == 130
+    line = said.splitlines()[-1]
+    assert re.search(rf"it sent it to itself .*; it had had SIGINT from {os.getpid()} ", line), line
+
+
 def test_term_then_kill_is_one_story() -> None:
     done = run("timeout", "-k", "0.2", "0.2", "sh", "-c", "trap '' TERM; while :; do :; done")
     assert done.returncode == 137
-    (line,) = (line for line in done.stderr.splitlines() if " sh -c " in line.split(" died")[0])
+    (line,) = (line for line in done.stderr.splitlines() if re.match(r"killtrace: \d+ sh ", line))
     assert "died of SIGKILL" in line
-    assert re.search(r"sent by \d+ timeout .*; it had had SIGTERM from \d+ timeout", line), line
+    assert re.search(
+        r"sent by \d+ timeout .*; it had had SIGTERM from \d+ timeout .*, which it ignored", line
+    ), line
 
 
 @pytest.mark.needs("memcg")
@@ -365,12 +388,18 @@ def listener(started: Callable[..., Process]) -> tuple[Process, int]:
     return process, int(line_of(process))
 
 
+def no_more_input(process: Process) -> Process:
+    assert process.stdin is not None
+    process.stdin.close()
+    return process
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_to_killtrace_alone_is_passed_on(name: str, listener: tuple[Process, int]) -> None:
     process, _ = listener
     process.send_signal(signal.Signals[name])
     assert line_of(process) == name
-    assert ended(process) == (0, "")
+    assert ended(no_more_input(process)) == (0, "")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
@@ -381,17 +410,17 @@ def test_a_signal_to_the_group_comes_once(name: str, listener: tuple[Process, in
     # killtrace attends to one after the other: had it passed on the first, that came before.
     process.send_signal(signal.SIGUSR2)
     assert line_of(process) == "SIGUSR2"
-    assert ended(process) == (0, "")
+    assert ended(no_more_input(process)) == (0, "")
 
 
 def test_what_is_passed_on_is_told_with_its_sender(started: Callable[..., Process]) -> None:
-    process = started("sh", "-c", "echo $$; exec sleep 600")
+    process = started("sh", "-c", "echo $$; read line")
     command = line_of(process)
     subprocess.run(["/bin/kill", "-TERM", str(process.pid)], check=True)
     status, said = ended(process)
     assert status == 143
     assert re.fullmatch(
-        rf"killtrace: {command} sleep 600 died of SIGTERM after running [^:]+:"
+        rf"killtrace: {command} sh -c 'echo \$\$; read line' died of SIGTERM after running [^:]+:"
         rf" sent by \d+ /bin/kill -TERM {process.pid} .*, by way of killtrace\n",
         said,
     ), said
@@ -404,8 +433,9 @@ def test_stopped_and_continued_with_no_shell(started: Callable[..., Process]) ->
     os.kill(command, signal.SIGSTOP)
     machine.until(lambda: _state(command) == "T", "the command is stopped")
     os.kill(command, signal.SIGCONT)
-    process.stdin.write(b"go on\n")  # type: ignore[union-attr]
-    status, said = ended(process)
+    assert process.stdin is not None
+    process.stdin.write(b"go on\n")
+    status, said = ended(no_more_input(process))
     assert status == 5, said
 
 
