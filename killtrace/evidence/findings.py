@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from killtrace.model import Death
 
+# The time of a death that a log without dates tells of; null once it is written out.
+UNKNOWN_NS = 0
+
 SourceName = Literal["store", "kernel-log", "journal", "audit", "accounting"]
 
 

@@ -1,0 +1,137 @@
+"""Findings that tell of the same death, merged into one verdict each.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from killtrace import signames, text
+from killtrace.describe import size
+from killtrace.evidence.findings import UNKNOWN_NS, Finding
+from killtrace.model import Death, Process
+
+# Accounting has seconds, the journal is behind the kernel, a stop takes as long as it is given.
+_SAME_DEATH_NS = 15_000_000_000
+_RELATED_NS = 120_000_000_000
+# Who knows best: the recorder saw it, the kernel did it, audit saw the call.
+_TRUST = ("store", "kernel-log", "audit", "journal", "accounting")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One death: what is known of it, in a sentence, and the evidence for it."""
+
+    death: Death
+    certain: bool
+    summary: str
+    evidence: tuple[Finding, ...]
+
+
+def verdicts(findings: Iterable[Finding]) -> list[Verdict]:
+    """One verdict for each death, latest first; what is only related joins the deaths it fits."""
+    deaths: list[list[Finding]] = []
+    related: list[Finding] = []
+    for found in findings:
+        if found.death is None:
+            related.append(found)
+            continue
+        group = next((group for group in reversed(deaths) if _same(group[0], found)), None)
+        if group is None:
+            deaths.append([found])
+        else:
+            group.append(found)
+    made = [_verdict(group, [item for item in related if _fits(item, group)]) for group in deaths]
+    return sorted(made, key=lambda verdict: -verdict.death.time_ns)
+
+
+def _same(one: Finding, other: Finding) -> bool:
+    if one.pid != other.pid or one.pid is None:
+        return False
+    if one.comm and other.comm and one.comm[:15] != other.comm[:15]:
+        return False
+    if one.time_ns is None or other.time_ns is None:
+        return True
+    return abs(one.time_ns - other.time_ns) <= _SAME_DEATH_NS
+
+
+def _fits(item: Finding, group: Sequence[Finding]) -> bool:
+    times = [found.time_ns for found in group if found.time_ns is not None]
+    if item.time_ns is not None and times and abs(item.time_ns - times[0]) > _RELATED_NS:
+        return False
+    units = {found.unit for found in group if found.unit}
+    units |= {
+        found.death.process.unit for found in group if found.death and found.death.process.unit
+    }
+    if item.pid is not None:
+        return item.pid == group[0].pid
+    return item.unit is not None and item.unit in units
+
+
+def _verdict(group: list[Finding], related: list[Finding]) -> Verdict:
+    ordered = sorted(group, key=lambda found: _TRUST.index(found.source))
+    best = next((f for f in ordered if f.death is not None and f.death.cause), ordered[0])
+    assert best.death is not None
+    death = best.death
+    for found in ordered:
+        if found.death is not None:
+            death = _filled(death, found.death)
+    # A call that was audited is the cause for certain where another source tells the same end.
+    told = {found.source for found in ordered}
+    agreed = len(told) > 1 and best.source == "audit"
+    evidence = sorted([*group, *related], key=lambda found: found.time_ns or 0)
+    certain = best.certain or agreed or (best.source == "store" and death.cause is not None)
+    return Verdict(death, certain, summary(death), tuple(evidence))
+
+
+def _filled(death: Death, other: Death) -> Death:
+    """The death with what it does not know taken from another telling of it."""
+    changes = {
+        name: value
+        for name, value in vars(other.process).items()
+        if getattr(death.process, name) in (None, ()) and value not in (None, ())
+    }
+    process: Process = replace(death.process, **changes)
+    time_ns = death.time_ns if death.time_ns != UNKNOWN_NS else other.time_ns
+    core = death.exit.core_dumped or other.exit.core_dumped
+    return replace(
+        death, process=process, time_ns=time_ns, exit=replace(death.exit, core_dumped=core)
+    )
+
+
+def summary(death: Death) -> str:
+    """One sentence for a person: what happened to whom, and why."""
+    process = death.process
+    who = f"{text.command(process.cmdline, process.comm, 60)} ({process.pid})"
+    if death.exit.signal is None:
+        status = "an unknown status" if death.exit.status is None else f"status {death.exit.status}"
+        if death.cause is None:
+            return f"{who} exited by itself with {status}"
+        name = signames.name(death.cause.signo)
+        return f"{who} exited with {status} after {name}: {death.cause.origin.summary}"
+    name = signames.name(death.exit.signal)
+    core = ", and dumped core" if death.exit.core_dumped else ""
+    if death.cause is None:
+        return f"{who} was ended by {name}{core}; no record tells who sent it"
+    origin = death.cause.origin
+    if origin.kind == "oom":
+        return _oom_summary(who, death)
+    return f"{who} was ended by {name}{core}: {origin.summary}"
+
+
+def _oom_summary(who: str, death: Death) -> str:
+    assert death.cause is not None
+    detail = death.cause.origin.detail
+    memory = detail.get("memory") or {}
+    parts = [memory.get(f"{kind}_rss_kb") for kind in ("anon", "file", "shmem")]
+    held = sum(part for part in parts if part)
+    what = f"{who} was killed by the kernel's OOM killer"
+    if detail.get("scope") == "memcg":
+        limit = detail.get("limit_kb")
+        what += f" because cgroup {detail.get('memcg') or '(unknown)'} reached its limit"
+        what += f" of {size(limit)}" if limit is not None else ""
+    else:
+        what += " because the machine ran out of memory"
+    if held:
+        what += f", while it held {size(held)} of memory"
+    adj = memory.get("oom_score_adj")
+    return what + (f" (oom_score_adj {adj})" if adj else "")
