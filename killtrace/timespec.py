@@ -25,13 +25,14 @@ _SECONDS = {
     "week": 7 * 86400,
 }
 _SHIFTS = {"k": 10, "m": 20, "g": 30, "t": 40}
-_PART = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([a-z]+)")
-_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?")
+_PART = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([a-z]+)", re.ASCII)
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?", re.ASCII)
 _ISO = re.compile(
     r"(\d{4}-\d{2}-\d{2})(?:[t ]\s*(\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?)"
-    r"\s*(z|utc|[+-]\d{2}:?\d{2})?)?"
+    r"\s*(z|utc|[+-]\d{2}:?\d{2})?)?",
+    re.ASCII,
 )
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]?)(?:i?b)?")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]?)(?:i?b)?", re.ASCII)
 _TIME_HELP = "give `yesterday`, `2h ago`, `14:30`, or ISO 8601 like 2026-11-22T14:30"
 
 
@@ -42,7 +43,9 @@ def parse_span(text: str) -> int:
     while rest:
         match = _PART.match(rest)
         unit = match[2] if match else ""
-        factor = _SECONDS.get(unit) or _SECONDS.get(unit.removesuffix("s"))
+        if len(unit) > 2:
+            unit = unit.removesuffix("s")
+        factor = _SECONDS.get(unit)
         if match is None or factor is None:
             break
         total += float(match[1]) * factor
@@ -88,7 +91,7 @@ def _relative(word: str, now_ns: int) -> int | None:
         return now_ns
     if word.endswith(" ago"):
         return now_ns - parse_span(word.removesuffix(" ago"))
-    if re.fullmatch(r"@\d{1,11}(\.\d{1,9})?", word):
+    if re.fullmatch(r"@\d{1,11}(\.\d{1,9})?", word, re.ASCII):
         seconds, _, fraction = word[1:].partition(".")
         return int(seconds) * _NS + int(fraction.ljust(9, "0"))
     return None
@@ -98,7 +101,7 @@ def _day_and_clock(word: str, now: datetime, zone: timezone | None) -> int | Non
     day, _, clock = word.partition(" ")
     days = {"today": 0, "yesterday": 1}.get(day)
     if days is None:
-        days, clock = 0, word
+        days, clock = 0, word or "?"
     match = _CLOCK.fullmatch(clock)
     if clock and match is None:
         return None

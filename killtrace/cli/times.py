@@ -96,7 +96,7 @@ def store_option(function: _F) -> _F:
     """`--store PATH`."""
     return click.option(
         "--store",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=click.Path(path_type=Path, dir_okay=False, readable=False),
         default=files.DEFAULT_PATH,
         show_default=True,
         help="The recorder's database.",

@@ -173,7 +173,9 @@ class Encoder:
                 None,
                 self._json(_attempt_of(record)),
             )
-        return (record.time_ns, LOST, 0, 0, 0, None, None, None, None, self._json(_lost_of(record)))
+        # Its count stands with the repeats, so that a sum of 1 + repeats is exact for it, too.
+        body = self._json(_lost_of(record))
+        return (record.time_ns, LOST, 0, 0, record.count - 1, None, None, None, None, body)
 
     def _signal(self, record: Signal) -> tuple[Any, ...]:
         return (
@@ -269,6 +271,13 @@ class DecodeError(Exception):
     """A row that is not what killtrace writes: the file was damaged."""
 
 
+def check_times(*times_ns: Any) -> None:
+    """DecodeError for what is no time that this world has."""
+    for time_ns in times_ns:
+        if not isinstance(time_ns, int) or not 0 <= time_ns < 1 << 62:
+            raise DecodeError(f"{time_ns!r} is no time")
+
+
 Layout = Mapping[str, Sequence[str]]
 Fetch = Callable[[str, int], "tuple[Any, ...] | None"]
 
@@ -304,6 +313,7 @@ class Decoder:
 
     def _decode(self, row: RecordRow) -> Record:
         _, time_ns, type_, signo, _, repeats, target, sender, kind, origin, body = row
+        check_times(time_ns)
         values = json.loads(body)
         if type_ == SIGNAL:
             assert target is not None

@@ -28,9 +28,9 @@ class StoreBusyError(KilltraceError):
 def make_folder(path: Path) -> None:
     """Make the folder of a store, root:adm 0750; one that is there stays as it is."""
     folder = path.parent
-    if folder.is_dir():
-        return
     try:
+        if folder.is_dir():
+            return
         folder.mkdir(mode=_FOLDER_MODE, parents=True)
         folder.chmod(_FOLDER_MODE)
         _give_to_readers(folder)
@@ -79,9 +79,9 @@ def refuse_foreign(path: Path) -> None:
     A broken store is set aside, and another file must not be: one has SQLite's header left, or
     a lock beside it from an earlier recorder.
     """
-    if _lock_name(path).exists():
-        return
     try:
+        if _lock_name(path).exists():
+            return
         with open(path, "rb") as file:
             head = file.read(72)
     except FileNotFoundError:

@@ -161,7 +161,7 @@ def _sound(path: Path) -> Iterator[None]:
     """Turn what a damaged file does to SQLite and to the decoder into one error."""
     try:
         yield
-    except (sqlite3.Error, codec.DecodeError, OverflowError) as error:
+    except (*schema.FAULTS, codec.DecodeError, OverflowError) as error:
         raise _broken(path, str(error)) from error
 
 
@@ -248,6 +248,8 @@ class Store:
             rows = self._all(
                 "SELECT boot_id, began_ns, last_ns, ended, scope FROM armed ORDER BY id"
             )
+            for row in rows:
+                codec.check_times(row[1], row[2])
             return [ArmedSpan(*row) for row in rows]
 
     def gaps(self, *, running: bool | None = None) -> list[Gap]:
@@ -270,7 +272,10 @@ class Store:
         """The times of the oldest and of the newest record; None for an empty store."""
         with _sound(self._path):
             oldest, newest = self._all("SELECT min(oldest_ns), max(newest_ns) FROM segment")[0]
-            return None if oldest is None else (oldest, newest)
+            if oldest is None:
+                return None
+            codec.check_times(oldest, newest)
+            return oldest, newest
 
     def count(self) -> int:
         """How many records there are."""
@@ -285,6 +290,8 @@ class Store:
                 places = dict(self._places_reader(segment)())
                 for row in self._all(_GROUPS.format(sql), values):
                     type_, signo, kind, target, sender, day, count, sum_ = row
+                    if not isinstance(signo, int) or not isinstance(day, str):
+                        raise codec.DecodeError("a record's columns are damaged")
                     yield Group(
                         type_,
                         signo,
@@ -292,7 +299,7 @@ class Store:
                         places.get(target),
                         places.get(sender),
                         day,
-                        sum_ if type_ == codec.SIGNAL else count,
+                        count if type_ in (codec.DEATH, codec.ATTEMPT) else sum_,
                     )
 
     # --- rows --------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -206,7 +205,7 @@ class Recorder:
             ) from error
         except schema.ForeignStoreError as error:
             raise files.foreign(self._path) from error
-        except sqlite3.Error as error:
+        except schema.FAULTS as error:
             if not schema.is_broken(error):
                 raise OutputError(
                     f"the store {self._path} can't be opened ({error})",
@@ -234,7 +233,7 @@ class Recorder:
         """Write down that the recorder is armed: now, or on a full disk with the first batch."""
         try:
             writer.write([], self._time.wall_ns())
-        except sqlite3.OperationalError as error:
+        except schema.FAULTS as error:
             if schema.is_broken(error):
                 raise
             self._cannot_write(str(error))
@@ -253,11 +252,11 @@ class Recorder:
         try:
             if reason is not None:
                 self._writer.disarm(self._time.wall_ns(), reason)
-        except sqlite3.Error:
+        except schema.FAULTS:
             pass  # then it ends as one that was killed does: at its last sign of life
         try:
             self._writer.connection.close()
-        except sqlite3.Error:
+        except schema.FAULTS:
             pass
         self._writer = None
 
@@ -272,7 +271,7 @@ class Recorder:
         self._tell(f"the store {self._path} is broken ({fault}); set aside as {aside.name}")
         try:
             self._connect()
-        except sqlite3.Error as error:
+        except schema.FAULTS as error:
             raise OutputError(
                 f"no store can be made at {self._path} ({error})", "look after the disk"
             ) from error
@@ -323,7 +322,7 @@ class Recorder:
         """Do something with the store; False where that failed, and what is due was done."""
         try:
             work()
-        except sqlite3.Error as error:
+        except schema.FAULTS as error:
             if schema.is_broken(error):
                 self._recover(str(error))
             else:
@@ -353,13 +352,15 @@ class Recorder:
             return
         self._tell(f"the clock jumped by {jump_ns / 1e9:+.1f} s")
         self._probation_ends_ns = now_ns + _PROBATION_NS
-        self._flush()
-        if self._writer is not None:
-            before_ns, writer = self._time.wall_ns() - jump_ns, self._writer
+        writer = self._writer
+        if writer is not None:
+            before_ns = self._time.wall_ns() - jump_ns
             self._guarded(lambda: writer.disarm(before_ns, "clock changed"))
+        self._flush()
         if self._writer is not None:
             self._writer.new_segment()
             self._writer.arm(self._armed())
+            self._flush()
 
     # --- upkeep ------------------------------------------------------------------------------
 

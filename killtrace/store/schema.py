@@ -104,8 +104,12 @@ _PASSING = (
 )
 
 
-def is_broken(error: sqlite3.Error) -> bool:
-    """Whether an error means that the store's content is damaged.
+# What SQLite raises; its message may quote damaged text, which then is no UTF-8.
+FAULTS = (sqlite3.Error, UnicodeDecodeError)
+
+
+def is_broken(error: Exception) -> bool:
+    """Whether one of FAULTS means that the store's content is damaged.
 
     By SQLite's message (sqlite3_errstr): Python 3.10 doesn't hand out the result code.
     """

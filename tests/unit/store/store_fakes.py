@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -276,8 +275,3 @@ class Bench:
         """Let time pass, with a tick at its end."""
         self.clock.sleep(seconds)
         self.recorder.tick()
-
-    def crash(self) -> None:
-        """End as kill -9 does: what is in memory is gone, the files stay as they are."""
-        self.recorder._checkpointer.close()
-        os.close(self.recorder._lock._fd)

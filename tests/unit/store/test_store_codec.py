@@ -41,7 +41,7 @@ def decoded(rows: codec.Rows, layout: str | None = None) -> list[Record]:
 
 
 @given(st.lists(RECORDS, max_size=5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_record_comes_back_as_it_was(records: list[Record]) -> None:
     back = decoded(encoded(records))
     assert [record_to_json(record) for record in back] == [
