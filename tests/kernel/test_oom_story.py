@@ -160,7 +160,7 @@ static int hog(void *unused)
 	/* malloc's locks take two that share memory for threads, or for strangers: neither is so. */
 	for (;;)
 		memset(mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
-		       1, 1 << 20);
+			1, 1 << 20);
 }
 int main(int argc, char **argv)
 {
