@@ -7,7 +7,7 @@ PREFIX ?= /opt/killtrace
 BIN ?= /usr/local/bin
 VENV := .venv
 PYTHON := /usr/bin/python3
-APT := DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends
+APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends
 RUN_DEPENDS := python3-bpfcc python3-click python3-tabulate python3-venv python3-pip \
 	python3-setuptools python3-wheel
 TEST_DEPENDS := $(RUN_DEPENDS) gcc libc6-dev git clang-format bpftrace psmisc procps tmux \
