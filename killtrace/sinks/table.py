@@ -6,7 +6,9 @@ import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import TextIO
 
 from killtrace import signames, text
@@ -184,16 +186,25 @@ class TableSink:
 
 def target_text(process: Process) -> str:
     """4716 sleep 100."""
-    command = text.command(process.cmdline, process.comm)
+    command = text.command(short(process.cmdline), process.comm)
     if process.container is not None:
         command = f"[{text.escape(process.container.name or process.container.runtime)}] {command}"
     return f"{process.pid} {command}"
 
 
+def short(cmdline: Sequence[str] | None) -> Sequence[str] | None:
+    """A command line with its program by name, without the folder; JSON has the whole."""
+    if not cmdline:
+        return cmdline
+    return [cmdline[0].rpartition("/")[2] or cmdline[0], *cmdline[1:]]
+
+
 def chain_text(process: Process) -> str:
     """4681 pkill sleep ← bash ← sshd (alice, pts/0)."""
-    parts = [f"{process.pid} {text.command(process.cmdline, process.comm, 72)}"]
-    parts += [_ancestor_text(step) for step in process.ancestors[:_CHAIN] if step.pid != 1]
+    parts = [f"{process.pid} {text.command(short(process.cmdline), process.comm, 72)}"]
+    names = [_ancestor_text(step) for step in process.ancestors if step.pid != 1]
+    # A shell in a shell in a shell: once says as much.
+    parts += [name for name, _ in groupby(names)][:_CHAIN]
     who = [process.user or (None if process.uid is None else f"uid {process.uid}")]
     who.append(process.tty.removeprefix("/dev/") if process.tty else None)
     noted = ", ".join(text.escape(word) for word in who if word)
@@ -222,8 +233,7 @@ def origin_text(origin: Origin, sender: Process | None) -> str:
 
 def death_text(record: Death) -> tuple[str, str]:
     """("died", "4716 of SIGTERM after 0.4 ms") or ("exited", …)."""
-    who = target_text(record.process)
-    command = text.command(record.process.cmdline, record.process.comm, 40)
+    command = text.command(short(record.process.cmdline), record.process.comm, 40)
     who = f"{record.process.pid} {command}"
     after = "" if record.elapsed_ns is None else f" after {span(record.elapsed_ns)}"
     if record.exit.signal is not None:
