@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
 import textwrap
+from collections.abc import Mapping
 
 import click
 from tabulate import tabulate
 
 from killtrace.cli.options import format_option
 from killtrace.doctor import Check, Machine, checks, exit_status
-from killtrace.errors import KilltraceError
 from killtrace.sinks.table import wants_colour
+from killtrace.text import escape
+
+# Two narrow columns stand before it; all of a line is under 100.
+_WIDTH = 68
 
 
 @click.command()
@@ -26,7 +32,7 @@ def doctor(output_format: str) -> int:
 
     Exit status: 0 live tracing works, 69 the machine lacks something, 77 only root is missing.
     """
-    found = list(checks(Machine(), trial=_trial))
+    found = list(checks(_this_machine()))
     if output_format == "json":
         for check in found:
             print(json.dumps({"type": "check", **vars(check)}))
@@ -35,21 +41,35 @@ def doctor(output_format: str) -> int:
     return exit_status(found)
 
 
-def _trial() -> str | None:
+def _this_machine() -> Machine:
+    from killtrace.probe import bpf_calls, loader, running
+    from killtrace.store import files
+
+    return Machine(
+        release=platform.release(),
+        architecture=platform.machine(),
+        euid=os.geteuid(),
+        bcc=loader.bcc_version,
+        attach=bpf_calls.try_raw_tracepoint,
+        tracers=running.running_tracers,
+        armed=lambda: files.is_locked(files.DEFAULT_PATH),
+        host_tgid=bpf_calls.host_tgid,
+        trial=_trial,
+    )
+
+
+def _trial() -> Mapping[str, str]:
     """Load and attach the programs, for real, and take them away again."""
     from killtrace.cli.session import DEFAULT_MASK, mask_of
     from killtrace.probe import source
     from killtrace.probe.loader import Probe, with_kprobes
 
     options = with_kprobes(source.Options(signal_mask=mask_of(DEFAULT_MASK)))
+    probe = Probe(options, lambda _: None, buffer_pages=8)
     try:
-        probe = Probe(options, lambda _: None, buffer_pages=8)
-    except KilltraceError as error:
-        return error.what
-    probe.close()
-    if probe.missing:
-        return f"attached, but for {', '.join(probe.missing)}"
-    return None
+        return dict(probe.missing)
+    finally:
+        probe.close()
 
 
 def _table(found: list[Check]) -> str:
@@ -69,4 +89,10 @@ def _words(check: Check) -> list[str]:
         lines.append(f"instead: {check.stand_in}")
     if check.mend:
         lines.append(f"mend: {check.mend}")
-    return [part for line in lines for part in textwrap.wrap(line, 72, subsequent_indent="  ")]
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(
+            escape(line), _WIDTH, subsequent_indent="  ", break_on_hyphens=False
+        )
+    ]
