@@ -10,9 +10,9 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(CHECKOUT))
 
-import click  # noqa: E402
+import click
 
-from killtrace.cli.main import _COMMANDS, cli  # noqa: E402
+from killtrace.cli.main import _COMMANDS, cli
 
 HEAD = """# Commands
 
