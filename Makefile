@@ -2,6 +2,9 @@
 #   make install     killtrace into /opt/killtrace, and its command into /usr/local/bin
 #   make test        everything: lint, types, unit, real signals on this kernel, the VM, the matrix
 #   make check       the fast part: lint, types, unit
+#   make matrix      every kernel of vagrant/kernels.toml; make matrix KERNEL=6.1: one of them
+#   make vm-test     the tests in the Vagrant VM;  make vm: a shell in it;  make vm-clean: destroyed
+# ARGS="-k NAME" goes on to pytest (kernel-test, vm-test).  docs/contributing.md has more.
 
 PREFIX ?= /opt/killtrace
 BIN ?= /usr/local/bin
@@ -13,8 +16,11 @@ RUN_DEPENDS := python3-bpfcc python3-click python3-tabulate python3-venv python3
 TEST_DEPENDS := $(RUN_DEPENDS) gcc libc6-dev git clang-format bpftrace psmisc procps tmux \
 	util-linux iproute2 openssh-server openssh-client python3-systemd python3-audit acct
 MATRIX_DEPENDS := mmdebstrap qemu-system-x86 busybox-static e2fsprogs cpio kmod xz-utils zstd
+VM_DEPENDS := $(MATRIX_DEPENDS) qemu-utils vagrant vagrant-libvirt libvirt-daemon-system \
+	libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients rsync openssh-client
 
-.PHONY: install uninstall test check kernel-test matrix depends clean
+.PHONY: install uninstall test check kernel-test matrix vm vm-test vm-clean vm-depends \
+	depends clean
 
 install:
 	$(APT) $(RUN_DEPENDS)
@@ -47,16 +53,31 @@ check: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -q tests/unit tests/contract tests/docs
 
 kernel-test: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -q tests/kernel
+	$(VENV)/bin/python -m pytest -q tests/kernel $(ARGS)
 
 # The same tests on five stock kernels, booted by QEMU: make matrix KERNEL="6.1 newest"
 matrix: $(VENV)/ready
 	$(APT) $(MATRIX_DEPENDS)
 	$(VENV)/bin/python vagrant/matrix.py $(KERNEL) $(ARGS)
 
+vm-depends: $(VENV)/ready
+	$(APT) $(VM_DEPENDS)
+
+# The tests in a whole system, brought up and destroyed by Vagrant.
+vm-test: vm-depends
+	$(VENV)/bin/python vagrant/vm.py test $(ARGS)
+
+vm: vm-depends
+	$(VENV)/bin/python vagrant/vm.py shell
+
+vm-clean:
+	$(PYTHON) vagrant/vm.py destroy
+
 test: depends
 	$(MAKE) check
 	$(MAKE) kernel-test
+	$(MAKE) vm-test
+	$(MAKE) matrix
 
 clean:
 	rm -rf $(VENV) build killtrace.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

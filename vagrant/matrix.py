@@ -81,11 +81,8 @@ def _boots(kernel: Path) -> bool:
             process.wait()
 
 
-def project_disk(folder: Path, row: dict[str, object], tests: list[str], accel: str) -> Path:
-    """An ext4 image with the checkout, the command to run, and room for what comes back."""
-    tree = folder / "tree"
-    (tree / "out").mkdir(parents=True)
-    # What git knows, as it stands in the work tree.
+def copy_checkout(into: Path) -> None:
+    """All that git knows of the checkout, as it stands in the work tree."""
     names = subprocess.run(
         ["git", "-C", CHECKOUT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         check=True, capture_output=True,
@@ -93,9 +90,16 @@ def project_disk(folder: Path, row: dict[str, object], tests: list[str], accel: 
     for name in sorted(set(names)):
         source = CHECKOUT / os.fsdecode(name)
         if name and source.is_file():
-            target = tree / "killtrace" / os.fsdecode(name)
+            target = into / os.fsdecode(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
+
+
+def project_disk(folder: Path, row: dict[str, object], tests: list[str], accel: str) -> Path:
+    """An ext4 image with the checkout, the command to run, and room for what comes back."""
+    tree = folder / "tree"
+    (tree / "out").mkdir(parents=True)
+    copy_checkout(tree / "killtrace")
     must = ",".join(str(feature) for feature in row["must"])  # type: ignore[attr-defined]
     slow = 1 if accel == "kvm" else 12
     (tree / "run").write_text(
