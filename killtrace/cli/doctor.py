@@ -42,7 +42,7 @@ def doctor(output_format: str) -> int:
 
 
 def _this_machine() -> Machine:
-    from killtrace.probe import bpf_calls, loader, running
+    from killtrace.probe import bpf_calls, loader, running, source
     from killtrace.store import files
 
     return Machine(
@@ -55,6 +55,7 @@ def _this_machine() -> Machine:
         armed=lambda: files.is_locked(files.DEFAULT_PATH),
         host_tgid=bpf_calls.host_tgid,
         trial=_trial,
+        btf=str(source.BTF_PATH),
     )
 
 

@@ -9,7 +9,6 @@ from killtrace.errors import KilltraceError
 
 # bpf_ktime_get_boot_ns(), CAP_BPF and CAP_PERFMON came with it.
 _OLDEST = (5, 8)
-_BTF = "/sys/kernel/btf/vmlinux"
 _HEADERS = (
     (("debian", "ubuntu"), "apt-get install linux-headers-{release}"),
     (("fedora", "rhel", "centos"), "dnf install kernel-devel-{release}"),
@@ -84,11 +83,11 @@ def _layouts(machine: Machine) -> Iterator[Check]:
     gives = "the kernel's struct layouts"
     headers = f"/lib/modules/{machine.release}/build"
     has_headers = machine.has(f"{headers}/include")
-    has_btf = machine.has(_BTF)
+    has_btf = machine.has(machine.btf)
     mend = f"install the kernel's headers: {headers_command(machine)}"
     if has_btf:
-        size_mb = machine.path(_BTF).stat().st_size / 1e6
-        yield Check("BTF", True, True, f"{_BTF}, {size_mb:.1f} MB", gives)
+        size_mb = machine.path(machine.btf).stat().st_size / 1e6
+        yield Check("BTF", True, True, f"{machine.btf}, {size_mb:.1f} MB", gives)
     else:
         stand_in = f"the kernel's headers, {headers}: slower to start" if has_headers else None
         detail = "none (CONFIG_DEBUG_INFO_BTF)"

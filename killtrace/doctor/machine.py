@@ -54,6 +54,7 @@ class Machine:
     host_tgid: Callable[[], int]
     trial: Callable[[], Mapping[str, str]] = _no_trial
     root: Path = field(default=Path("/"))
+    btf: str = "/sys/kernel/btf/vmlinux"
 
     def path(self, path: str) -> Path:
         """A path of the machine, from its absolute name."""

@@ -21,7 +21,7 @@ _MAX_MAPS = 64
 # Counted one by one; a table that is larger than this is not.
 _MOST_COUNTED = 1 << 16
 
-# enum kt_stat of bpf/killtrace.h; tests/unit/test_doctor.py compares.
+# enum kt_stat of bpf/killtrace.h; tests/unit/test_doctor_checks.py compares.
 STATS = {
     "signals": 0,
     "lost_signals": 1,
