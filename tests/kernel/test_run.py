@@ -574,6 +574,32 @@ def test_a_command_that_does_not_stop(tmp_path: Path) -> None:
     shell.close()
 
 
+def test_a_terminal_that_closes(tmp_path: Path) -> None:
+    """As `ssh -t host killtrace run`: the hangup reaches the session's leader alone."""
+    terminal, said = Terminal(), tmp_path / "stderr"
+    pid = os.fork()
+    if pid == 0:
+        try:
+            terminal.take()
+            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+            stderr = os.open(said, os.O_WRONLY | os.O_CREAT)
+            for number, descriptor in enumerate((terminal.slave, terminal.slave, stderr)):
+                os.dup2(descriptor, number)
+            arguments = [*machine.command(), "run", "--", "sh", "-c", "echo ready; sleep 600; :"]
+            os.execvp(arguments[0], arguments)
+        finally:
+            os._exit(99)
+    os.close(terminal.slave)
+    while b"ready" not in os.read(terminal.master, 1024):
+        pass
+    os.close(terminal.master)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    (line,) = (line for line in said.read_text().splitlines() if " sh -c " in line)
+    assert "died of SIGHUP after running" in line
+    assert f"its terminal {terminal.name} was closed" in line, line
+
+
 # --- elsewhere -----------------------------------------------------------------------------------
 
 
