@@ -13,7 +13,8 @@ from killtrace.doctor import Check, Machine, checks, exit_status
 from killtrace.errors import UnsupportedError
 from killtrace.probe.running import STATS, RunningTracer
 
-HEADER = Path(__file__).resolve().parents[2] / "bpf" / "killtrace.h"
+CHECKOUT = Path(__file__).resolve().parents[2]
+HEADER = CHECKOUT / "bpf" / "killtrace.h"
 ALL_CAPS = "000001ffffffffff"
 _KALLSYMS = "".join(
     f"ffffffff8100{number:04x} T {name}\n"
@@ -91,6 +92,12 @@ def test_a_machine_that_has_all(whole: Machine) -> None:
     assert [name for name, check in result.items() if not check.ok] == ["PID namespace"]
     assert [name for name, check in result.items() if check.ok and check.stand_in] == []
     assert exit_status(list(result.values())) == 0
+
+
+def test_the_page_has_every_check(whole: Machine) -> None:
+    page = (CHECKOUT / "docs" / "doctor.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`([^`]+)`", " ".join(rows)) == list(found(whole))
 
 
 def test_every_check_says_what_it_gives(whole: Machine) -> None:
