@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from killtrace.model import Cause, Death, Lost, Process, Record, Signal
 
 # How long a signal to killtrace is looked for in the trace, and then the command's share of it.
 _LOOK_S, _SHARE_S = 0.5, 0.03
+_TOGETHER_NS = 1_000_000_000
 _KEPT_SIGNALS = 256
 _ROUND_MS = 1000
 VIA = "killtrace run"
@@ -51,7 +53,7 @@ class Follower:
         self._news = threading.Condition()
         self._seen_death = False
         self._reaped = threading.Event()
-        self._spent: set[int] = set()
+        self._found: Counter[int] = Counter()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -61,38 +63,39 @@ class Follower:
         self._reaped.set()
         self._thread.join()
 
-    def covered(self, signo: int, _sender: int) -> bool:
+    def covered(self, signo: int) -> bool:
         """Whether the command got the signal that killtrace just got, from the same sender."""
-        deadline = time.monotonic() + _LOOK_S
         with self._news:
-            mine = self._mine(signo)
-            while mine is None and time.monotonic() < deadline and self.failure is None:
-                self._news.wait(deadline - time.monotonic())
-                mine = self._mine(signo)
+            mine = self._look(lambda each: self._is_mine(each, signo), _LOOK_S)
             if mine is None:
                 return False
-            self._spent.add(id(mine))
-            deadline = time.monotonic() + _SHARE_S
-            while not self._has_share(mine) and time.monotonic() < deadline:
-                self._news.wait(deadline - time.monotonic())
-            return self._has_share(mine)
+            share = self._look(lambda each: self._is_share(each, mine), _SHARE_S)
+            return share is not None
 
-    def _mine(self, signo: int) -> Signal | None:
-        """The oldest such signal to killtrace itself that was not asked for before."""
-        for signal in self._signals:
-            to_me = signal.target.pid == self._own_tgid and signal.result == "delivered"
-            if to_me and signal.signo == signo and id(signal) not in self._spent:
-                return signal
-        return None
+    def _look(self, wanted: Callable[[Signal], bool], seconds: float) -> Signal | None:
+        """The oldest such signal that was not found before, as soon as it comes."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for signal in self._signals:
+                if self._found[id(signal)] <= signal.repeats and wanted(signal):
+                    self._found[id(signal)] += 1
+                    return signal
+            left = deadline - time.monotonic()
+            if left <= 0 or self.failure is not None:
+                return None
+            self._news.wait(left)
 
-    def _has_share(self, mine: Signal) -> bool:
-        return any(
+    def _is_mine(self, signal: Signal, signo: int) -> bool:
+        to_me = signal.target.pid == self._own_tgid and signal.result == "delivered"
+        return to_me and signal.signo == signo
+
+    def _is_share(self, other: Signal, mine: Signal) -> bool:
+        return (
             other.signo == mine.signo
             and self._is_command(other.target)
             and _same(other.sender, mine.sender)
             and other.origin.kind == mine.origin.kind
-            and abs(other.time_ns - mine.time_ns) < 1_000_000_000
-            for other in self._signals
+            and abs(other.time_ns - mine.time_ns) < _TOGETHER_NS
         )
 
     # --- the thread ----------------------------------------------------------------------------
@@ -104,7 +107,9 @@ class Follower:
             self._reaped.wait()
             self._take(self._source.finish())
         except BaseException as error:  # the command goes on; what is known is told at the end
-            self.failure = error
+            with self._news:
+                self.failure = error
+                self._news.notify_all()
 
     def _take(self, records: list[Record]) -> None:
         for record in records:
@@ -121,7 +126,7 @@ class Follower:
         if record.target.pid == self._own_tgid or self._is_command(record.target):
             with self._news:
                 if len(self._signals) == _KEPT_SIGNALS:
-                    self._spent.discard(id(self._signals[0]))
+                    del self._found[id(self._signals[0])]
                 self._signals.append(record)
                 self._news.notify_all()
 

@@ -28,8 +28,8 @@ _PASSED_ON = frozenset(
 _STOPS = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 _SI_KERNEL = 0x80
 
-# (signal, sender's pid as siginfo has it) -> whether the command got the same.
-Covered = Callable[[int, int], bool]
+# A signal that killtrace just got -> whether the command got the same, from the same sender.
+Covered = Callable[[int], bool]
 
 
 class StoppedBeforeStartError(KilltraceError):
@@ -88,7 +88,7 @@ class Job:
             # A terminal's signals go to the group; a hangup goes to the session's leader alone.
             alone = info.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid()
         else:
-            alone = not covered(info.si_signo, info.si_pid)
+            alone = not covered(info.si_signo)
         if alone:
             _send(command, info.si_signo)
 

@@ -69,7 +69,7 @@ class Story:
         for end in ends[: len(self._first)]:
             yield sentence(end, self._own_tgid, ends, lost)
         if self.left_out:
-            yield f"{self.left_out} more processes were killed: see --summary-file"
+            yield f"{self.left_out} more were killed; --summary json --summary-file PATH tells all"
         for end in ends[len(self._first) :]:
             yield sentence(end, self._own_tgid, ends, lost)
         if lost:

@@ -413,6 +413,15 @@ def test_a_signal_to_the_group_comes_once(name: str, listener: tuple[Process, in
     assert ended(no_more_input(process)) == (0, "")
 
 
+def test_a_signal_to_the_group_and_then_to_killtrace_alone(listener: tuple[Process, int]) -> None:
+    process, _ = listener
+    os.killpg(process.pid, signal.SIGTERM)
+    assert line_of(process) == "SIGTERM"
+    process.send_signal(signal.SIGTERM)
+    assert line_of(process) == "SIGTERM"
+    assert ended(no_more_input(process)) == (0, "")
+
+
 def test_what_is_passed_on_is_told_with_its_sender(started: Callable[..., Process]) -> None:
     process = started("sh", "-c", "echo $$; read line")
     command = line_of(process)
