@@ -54,10 +54,11 @@ def kill_one(path: Path, run: int, after_s: float) -> int:
     machine.until(lambda: _ENTRY.unpack_from(shared, 0)[0], "the first record")
     time.sleep(after_s)  # a random moment: the very thing that is tested
     os.kill(child, signals.SIGKILL)
-    killed_ns = clock.boot_ns()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signals.SIGKILL
     times = [_ENTRY.unpack_from(shared, n * _ENTRY.size)[0] for n in range(_ENTRIES)]
-    return sum(1 for each in times if each and each < killed_ns - AT_MOST_NS)
+    # Against the last record that was handed over, not the kill: on a busy machine the recorder
+    # may have stood still, in a commit or waiting for a CPU, and taken none since.
+    return sum(1 for each in times if each and each < max(times) - AT_MOST_NS)
 
 
 def test_nothing_older_than_the_last_batch_is_lost(tmp_path: Path) -> None:
