@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from itertools import islice
@@ -61,7 +62,8 @@ def history(
             else:
                 found = _show(opened, query, output_format, redact)
         except BrokenPipeError:
-            raise
+            _reader_left()
+            return
         except OSError as error:
             raise OutputError(
                 f"records can't be written ({error.strerror})",
@@ -73,6 +75,11 @@ def history(
                 "give fewer filters or an earlier --since; `killtrace why` looks in other records,"
                 " too",
             )
+
+
+def _reader_left() -> None:
+    """`| head`: a quiet end, also for the interpreter's own flush; click would exit with 1."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show(store: Store, query: Query, output_format: str, redact: bool) -> bool:

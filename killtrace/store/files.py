@@ -207,15 +207,28 @@ def connect(path: Path) -> sqlite3.Connection:
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """Open a store for reading, as whoever may read its files.
 
-    A store that nobody has open has no write-ahead log, and one who may not write to the folder
-    can't make one: then the file is read as it lies (`immutable`, sqlite.org/uri.html).
+    Who may write to them opens them as a writer does, and so leaves no empty log behind.  Who may
+    not needs the log and its index to be there; where nobody has the store open, they are not,
+    and the file is read as it lies (`immutable`, sqlite.org/uri.html).
     """
-    uri = path.absolute().as_uri()
     wal = path.with_name(path.name + "-wal")
-    may_write = os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)
-    if may_write or wal.exists():
-        return sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=2.0)
-    return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    modes = ["mode=ro", "mode=ro&immutable=1"] if wal.exists() else ["mode=ro&immutable=1"]
+    if os.access(path.parent, os.W_OK) and os.access(path, os.W_OK):
+        modes.insert(0, "mode=rw")
+    for mode in modes:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, timeout=2.0
+        )
+        try:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.OperationalError:
+            connection.close()
+            if mode == modes[-1]:
+                raise
+        else:
+            break
+    return connection
 
 
 def is_locked(path: Path) -> bool:

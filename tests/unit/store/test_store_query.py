@@ -277,6 +277,9 @@ def test_a_reader_of_the_group_needs_no_write_access(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     assert (folder / "k.db-wal").stat().st_size > 0
     assert _read_as_adm(path) == "6"
+    with open_store(path) as store:
+        assert store.count() == 6
+    assert not list(folder.glob("*-wal")), "a reader that may write leaves no log behind"
     bench = Bench(path)
     bench.write(*kills(3))
     assert _read_as_adm(path) == "12"
