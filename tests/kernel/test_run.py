@@ -430,7 +430,7 @@ def test_what_is_passed_on_is_told_with_its_sender(started: Callable[..., Proces
     assert status == 143
     assert re.fullmatch(
         rf"killtrace: {command} sh -c 'echo \$\$; read line' died of SIGTERM after running [^:]+:"
-        rf" sent by \d+ /bin/kill -TERM {process.pid} .*, by way of killtrace\n",
+        rf" sent by \d+ \S*kill -TERM {process.pid} .*, by way of killtrace\n",
         said,
     ), said
 
