@@ -63,7 +63,7 @@ class Ends:
             ns_pid=raw.ns_tgid or None,
             start_time_ns=raw.start_time_ns + self._offset_ns,
             comm=to_text(raw.comm),
-            exe=_resolved(raw.exe),
+            exe=resolved_exe(raw.exe),
             cmdline=cmdline,
             cmdline_cut=bool(raw.exec_flags & decode.ARGS_CUT),
             ppid=raw.ppid,
@@ -121,7 +121,7 @@ def tty_path(name: bytes) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def _resolved(path: bytes) -> str | None:
+def resolved_exe(path: bytes) -> str | None:
     """The file that was executed, links resolved as /proc/PID/exe has it; None if relative."""
     if not path.startswith(b"/") or path.startswith((b"/dev/fd/", b"/proc/")):
         return None

@@ -1,0 +1,112 @@
+"""What is known of well-known senders: timeout, pkill, cron, CI runners, systemd.  Pure words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from killtrace import signames, text
+from killtrace.command_line import base_name, program, signal_of, split, word_set
+from killtrace.model import Ancestor, Process
+
+_S = 1_000_000_000
+SIGHUP, SIGABRT, SIGKILL, SIGTERM = 1, 6, 9, 15
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_CRONS = {
+    **dict.fromkeys(["cron", "crond", "fcron", "cronie", "anacron", "busybox crond"], "a cron job"),
+    **dict.fromkeys(["atd"], "an at job"),
+}
+_CI = word_set(
+    "gitlab-runner gitlab-runner-helper Runner.Worker Runner.Listener Agent.Worker"
+    " buildkite-agent circleci-agent circleci-runner woodpecker-agent drone-agent drone-runner"
+    " act_runner forgejo-runner travis-worker bamboo-agent teamcity-agent"
+)
+_JENKINS = re.compile(r"(?:jenkins\.war|agent\.jar|remoting\.jar|slave\.jar|swarm-client\.jar)")
+
+
+def seconds(count: float) -> str:
+    """A limit for people: 0.1 s, 90 s, 10 min, 2 h."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if count >= 2 * size and count % size == 0:
+            return f"{count / size:g} {unit}"
+    return f"{count:g} s"
+
+
+def timeout_words(sender: Process, target: Process, signo: int, age_ns: int | None) -> str | None:
+    """Why timeout(1) sent this; None for another sender or a command line that is not understood.
+
+    `age_ns`: how long it had run.  It passes on what it is sent itself, before its time is over.
+    """
+    name, args = program(sender.cmdline or ())
+    if name != "timeout":
+        return None
+    # What follows the duration is the command, with options of its own.
+    valued = frozenset({"-s", "--signal", "-k", "--kill-after"})
+    at = 0
+    while at < len(args) and args[at].startswith("-") and args[at] != "--":
+        at += 2 if args[at] in valued else 1
+    at += args[at : at + 1] == ("--",)
+    limit = _duration(args[at]) if at < len(args) else None
+    if limit is None:
+        return None
+    _, options = split(args[:at], valued)
+    if age_ns is not None and (limit == 0 or age_ns < limit * _S):
+        return f"timeout passed on the {signames.name(signo)} that it was sent"
+    after = _duration(options.get("-k", options.get("--kill-after", "")))
+    first = signal_of(options.get("-s", options.get("--signal")), SIGTERM)
+    whose = "the" if target.pid == sender.pid else "its"
+    if signo == SIGKILL and first != SIGKILL and after:
+        return (
+            f"it outlived {whose} time limit of {seconds(limit)} by {seconds(after)} (timeout -k)"
+        )
+    return f"{whose} time limit of {seconds(limit)} ran out (timeout)"
+
+
+def _duration(word: str) -> float | None:
+    match = re.fullmatch(r"(\d*\.?\d+|\d+\.)([smhd]?)", word)
+    return float(match[1]) * _UNITS.get(match[2], 1) if match else None
+
+
+_PKILL_VALUED = word_set(
+    "-g -G -P -s -t -u -U -F -r --pgroup --group --parent --session --terminal --euid --uid"
+    " --pidfile --ns --nslist --runstates --signal -q --queue --cgroup --env --older -O"
+)
+_KILLALL_VALUED = word_set(
+    "-s --signal -u --user -o --older-than -y --younger-than -n --ns -Z --context"
+)
+
+
+def pattern(sender: Process) -> str | None:
+    """What pkill, killall or fuser was looking for, as it was typed; None for other senders."""
+    name, args = program(sender.cmdline or ())
+    if name not in ("pkill", "killall", "skill"):
+        return None
+    words, options = split(args, _PKILL_VALUED if name == "pkill" else _KILLALL_VALUED)
+    if words:
+        return text.escape(" ".join(words))
+    users = [options[key] for key in ("-u", "-U", "--user", "--euid", "--uid") if options.get(key)]
+    return f"user {text.escape(users[0])}" if users else None
+
+
+def setting(ancestors: Sequence[Ancestor]) -> str | None:
+    """What the sender was run by, where that says much: a cron job, a CI job (its runner)."""
+    for step in ancestors:
+        names = {step.comm or "", base_name((step.cmdline or ("",))[0])}
+        for name in names:
+            if name.lower() in _CRONS:
+                return _CRONS[name.lower()]
+        runner = next((known for known in _CI if known in names or known[:15] == step.comm), None)
+        if runner is None and any(_JENKINS.search(word) for word in step.cmdline or ()):
+            runner = "Jenkins"
+        if runner is not None:
+            return f"a CI job ({runner})"
+    return None
+
+
+def escalation(who: str, what: str | None, first_signo: int, elapsed_ns: int) -> str:
+    """A stop that took too long: `who` sends SIGKILL to what had been asked to end before."""
+    of = f" to {text.escape(what)}" if what else ""
+    elapsed = round(elapsed_ns / _S, 1 if elapsed_ns < 10 * _S else 0)
+    after = f"{seconds(elapsed)} after {signames.name(first_signo)}"
+    return f"{who}: stop timed out, final SIGKILL{of} {after}"
