@@ -12,7 +12,7 @@ from typing import Protocol
 from killtrace.model import Cause, Death, Lost, Process, Record, Signal
 
 # How long a signal to killtrace is looked for in the trace, and then the command's share of it.
-_LOOK_S, _SHARE_S = 0.5, 0.03
+_LOOK_S, _SHARE_S = 2.0, 0.1
 _TOGETHER_NS = 1_000_000_000
 _KEPT_SIGNALS = 256
 _ROUND_MS = 1000
