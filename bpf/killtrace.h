@@ -118,7 +118,7 @@ struct kt_signal {
 	__u64 rlim_rttime_us; /* target's hard RLIMIT_RTTIME; ~0: none */
 	__s32 signo;
 	__s32 code;	   /* si_code */
-	__u32 si_pid;	   /* what siginfo claims, for code <= 0 */
+	__u32 claimed_pid; /* what siginfo claims, for code <= 0 */
 	__u8 result;	   /* TRACE_SIGNAL_*: 0 delivered .. 4 lost info */
 	__u8 group;	   /* to the whole process, not to one thread */
 	__u8 disposition;  /* enum kt_disposition */

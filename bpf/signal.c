@@ -11,18 +11,19 @@ BPF_HASH(fold1, struct kt_fold_key, struct kt_fold, KT_FOLD_ENTRIES);
 #define KT_DEVPTS_MAGIC 0x1cd1 /* DEVPTS_SUPER_MAGIC */
 
 /* TRACE_EVENT(signal_generate) takes info as __send_signal does: two constants are no pointers. */
-static __always_inline s32 kt_si_code(struct kernel_siginfo *info, u32 *si_pid)
+static __always_inline s32 kt_si_code(struct kernel_siginfo *info, u32 *claimed_pid)
 {
 	s32 code = 0;
 
-	*si_pid = 0;
+	*claimed_pid = 0;
 	if ((u64)info == 0) /* SEND_SIG_NOINFO */
 		return 0;
 	if ((u64)info == 1) /* SEND_SIG_PRIV */
 		return KT_SI_KERNEL;
 	KT_READ(code, &info->si_code);
 	if (code <= 0)
-		bpf_probe_read_kernel(si_pid, sizeof(*si_pid), (char *)info + KT_SI_PID_OFFSET);
+		bpf_probe_read_kernel(claimed_pid, sizeof(*claimed_pid),
+				      (char *)info + KT_SI_PID_OFFSET);
 	return code;
 }
 
@@ -221,7 +222,7 @@ RAW_TRACEPOINT_PROBE(signal_generate)
 	kt_count(KT_STAT_SIGNALS);
 	kt_header_fill(&rec->header, KT_SIGNAL);
 	rec->signo = signo;
-	rec->code = kt_si_code(info, &rec->si_pid);
+	rec->code = kt_si_code(info, &rec->claimed_pid);
 	rec->group = ctx->args[3] != 0;
 	rec->result = ctx->args[4];
 	rec->disposition = kt_disposition(target, signo);

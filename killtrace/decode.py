@@ -56,7 +56,7 @@ SIGNAL_FIELDS: Fields = (
     ("rlim_rttime_us", "Q"),
     ("signo", "i"),
     ("code", "i"),
-    ("si_pid", "I"),
+    ("claimed_pid", "I"),
     ("result", "B"),
     ("group", "B"),
     ("disposition", "B"),
@@ -173,7 +173,7 @@ class RawSignal(NamedTuple):
     rlim_rttime_us: int
     signo: int
     code: int
-    si_pid: int
+    claimed_pid: int
     result: int
     group: bool
     disposition: int
@@ -236,6 +236,7 @@ def codes(fields: Fields) -> str:
     return "".join(code for _, code in fields)
 
 
+_TIME = struct.Struct("<Q")
 _HEADER = struct.Struct("<" + codes(HEADER_FIELDS))
 _ANCESTOR = struct.Struct("<" + codes(ANCESTOR_FIELDS))
 _TASK = struct.Struct("<" + codes(TASK_FIELDS))
@@ -263,6 +264,11 @@ class _Payload:
     def stack(self, length: int) -> tuple[int, ...]:
         raw = self.take(length)
         return tuple(a for a in struct.unpack(f"<{len(raw) // 8}Q", raw[: len(raw) // 8 * 8]) if a)
+
+
+def time_of(data: bytes) -> int:
+    """When a record was made, before it is decoded; 0 for bytes that are none."""
+    return int(_TIME.unpack_from(data)[0]) if len(data) >= _TIME.size else 0
 
 
 def decode(data: bytes) -> RawRecord:

@@ -45,7 +45,7 @@ def signal(**changes: Any) -> RawSignal:
         rlim_rttime_us=(1 << 64) - 1,
         signo=15,
         code=0,
-        si_pid=0,
+        claimed_pid=0,
         result=0,
         group=True,
         disposition=1,
