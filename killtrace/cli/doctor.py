@@ -66,7 +66,7 @@ def _trial() -> Mapping[str, str]:
     from killtrace.probe.loader import Probe, with_kprobes
 
     options = with_kprobes(source.Options(signal_mask=mask_of(DEFAULT_MASK)))
-    probe = Probe(options, lambda _: None, buffer_pages=8)
+    probe = Probe(options, buffer_pages=8)
     try:
         return dict(probe.missing)
     finally:

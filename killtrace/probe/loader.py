@@ -1,26 +1,24 @@
-"""Compiles, loads and attaches the programs, and reads their buffers and maps through bcc."""
+"""Loads and attaches the programs, and reads their buffers and maps."""
 
 from __future__ import annotations
 
-import ctypes
-import os
+import struct
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from killtrace.errors import NotPermittedError, UnsupportedError
-from killtrace.probe import bcc_module, source
+from killtrace.probe import bcc_module, cache, compiler, source, syscalls
+from killtrace.probe.programs import BPF_NOEXIST, Loaded, LoadError
+from killtrace.probe.ring import Ring
 
 _CONTROL_ARMED, _CONTROL_FOLD, _CONTROL_PER_CPU_OFFSET = 0, 1, 2
 _STAT_SIGNALS, _STAT_LOST_SIGNALS, _STAT_LOST_DEATHS, _STAT_UNTRACKED = 0, 1, 2, 3
-_BPF_ANY, _BPF_NOEXIST = 0, 1
-_OOM_FUNCTION = "oom_kill_process"
-_FOLD_KEY_SIZE, _FOLD_SIZE = 48, 24
+_OOM_FUNCTION, _OOM_PROGRAM = "oom_kill_process", "kt_oom_kill_process"
+_FOLD = struct.Struct("=QQQ")  # struct kt_fold
 KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
 
 
@@ -64,127 +62,87 @@ def effective_capabilities(status: Path = Path("/proc/self/status")) -> int:
     return 0
 
 
-@contextmanager
-def _quiet_stderr() -> Iterator[Any]:
-    """Libbcc writes compiler and verifier output to fd 2: keep it, for --debug and for reports."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as sink:
-        saved = os.dup(2)
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield sink
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
 class Probe:
     """The loaded programs.  Attached once constructed; closed with `close`.
 
-    `on_record` gets the bytes of each record, copied.  Raises UnsupportedError (69) where the
-    kernel or the machine lacks something, NotPermittedError (77) where the user may not.
+    Compiled programs are kept and used again (cache.py) unless `fresh`.  Raises UnsupportedError
+    (69) where the kernel or the machine lacks something, NotPermittedError (77) where the user
+    may not.
     """
 
     def __init__(
         self,
         options: source.Options,
-        on_record: Callable[[bytes], None],
         *,
         buffer_pages: int | None = None,
         debug: bool = False,
+        fresh: bool = False,
     ) -> None:
         require_privileges()
-        self._bcc = bcc_module.load()
-        self._lib = self._bcc.libbcc.lib
         self._debug = debug
-        self._on_record = on_record
         self.missing: dict[str, str] = {}
-        self._bpf = self._load(options)
-        self._fds = {
-            name: self._bpf[name.encode()].map_fd
-            for name in ("control", "stats", "execs", "fold0", "fold1", "watched", "senders")
-        }
-        self._fds["users"] = self._bpf[b"users"].map_fd
-        self._exec_leaf = ctypes.create_string_buffer(ctypes.sizeof(self._bpf[b"execs"].Leaf))
-        self._cpus = len(self._bcc.utils.get_possible_cpus())
+        self._possible_cpus = len(source.cpus(source.POSSIBLE_CPUS))
         self._generation = 0
-        self._rung = False
-        self._open_buffers(buffer_pages or default_pages(self._cpus))
-        if options.oom_kprobe:
-            self._attach_oom()
+        self._rings: list[Ring] = []
+        self._loaded = self._load(options, fresh)
+        self._maps = self._loaded.maps
+        try:
+            self._open_rings(_power_of_two(buffer_pages or default_pages(self._possible_cpus)))
+            self._attach(options)
+        except OSError as error:
+            self.close()
+            raise UnsupportedError(
+                f"the programs can't be attached ({error.strerror})", "see `killtrace doctor`"
+            ) from error
 
     # --- loading -------------------------------------------------------------------------------
 
-    def _load(self, options: source.Options) -> Any:
-        if not source.BTF_PATH.exists():
-            headers = source.installed_headers()
-            if headers is None:
-                raise UnsupportedError(
-                    "this kernel has neither BTF (/sys/kernel/btf/vmlinux) nor installed headers",
-                    f"install the headers: {source.headers_hint()}",
-                )
-            return self._compile(options, headers, {"KT_HEADERS": 1})
-        with tempfile.TemporaryDirectory(prefix="killtrace-") as folder:
-            features = source.stub_headers(Path(folder))
-            return self._compile(options, Path(folder), features)
-
-    def _compile(self, options: source.Options, kernel: Path, features: Any) -> Any:
-        saved = os.environ.get("BCC_KERNEL_SOURCE")
-        os.environ["BCC_KERNEL_SOURCE"] = str(kernel)
-        output = ""
-        try:
-            with _quiet_stderr() as sink:
-                try:
-                    return self._bcc.BPF(
-                        text=source.program_text(options), cflags=source.flags(options, features)
-                    )
-                except Exception as error:  # bcc raises nothing more exact
-                    sys.stderr.flush()
-                    sink.seek(0)
-                    output = sink.read().decode(errors="replace")
-                    failure = error
-        finally:
-            if saved is None:
-                del os.environ["BCC_KERNEL_SOURCE"]
-            else:
-                os.environ["BCC_KERNEL_SOURCE"] = saved
-        if self._debug:
-            sys.stderr.write(output)
-        raise UnsupportedError(
-            f"the programs do not load on this kernel ({str(failure).splitlines()[0]})",
-            "see `killtrace doctor`, and `--debug` for the kernel's own words",
-        ) from failure
-
-    def _attach_oom(self) -> None:
-        with _quiet_stderr():
+    def _load(self, options: source.Options, fresh: bool) -> Loaded:
+        where = None if fresh else cache.folder()
+        name = cache.key(options) if where is not None else ""
+        kept = cache.load(where, name) if where is not None else None
+        if kept is not None and where is not None:
             try:
-                self._bpf.attach_kprobe(event=_OOM_FUNCTION, fn_name="kt_oom_kill_process")
-            except Exception as error:
-                self.missing["oom_kill_process"] = str(error).splitlines()[0]
+                return Loaded(kept, self._possible_cpus)
+            except OSError:
+                cache.forget(where, name)
+        compiled = compiler.compile_programs(options, debug=self._debug)
+        try:
+            loaded = Loaded(compiled, self._possible_cpus)
+        except LoadError as error:
+            if self._debug:
+                sys.stderr.write(error.log)
+            raise UnsupportedError(
+                f"the programs do not load on this kernel ({error.strerror})",
+                "see `killtrace doctor`, and `--debug` for the kernel's own words",
+            ) from error
+        if where is not None:
+            cache.save(where, name, compiled)
+        return loaded
 
-    def _open_buffers(self, pages: int) -> None:
-        string_at, on_record = ctypes.string_at, self._on_record
+    def _open_rings(self, pages: int) -> None:
+        # Losses are counted by the programs themselves, exactly.  No record wakes the reader but
+        # the doorbell's, once for all of a batch.
+        sizes = {"signals": pages, "deaths": max(pages // 4, 8), "doorbell": 1}
+        for cpu in source.cpus(source.ONLINE_CPUS):
+            for name, size in sizes.items():
+                ring = Ring(cpu, size, announces=name == "doorbell")
+                self._rings.append(ring)
+                self._maps[name].set(cpu, struct.pack("=I", ring.fd))
+        self._doorbells = [ring for ring in self._rings if ring.announces]
+        self._buffers = [ring for ring in self._rings if not ring.announces]
+        self._poll = syscalls.Poll([ring.fd for ring in self._doorbells])
 
-        def take(_cpu: int, data: int, size: int) -> None:
-            on_record(string_at(data, size))
-
-        def nothing(*_: object) -> None:
-            pass
-
-        # Losses are counted by the programs themselves, exactly: no callback needs to tell.
-        # Nor does a record wake the reader: the doorbell does, once for all of a batch.
-        never = 1 << 30
-        self._bpf[b"signals"].open_perf_buffer(
-            take, page_cnt=pages, lost_cb=nothing, wakeup_events=never
-        )
-        self._bpf[b"deaths"].open_perf_buffer(
-            take, page_cnt=max(pages // 4, 8), lost_cb=nothing, wakeup_events=never
-        )
-        self._bpf[b"doorbell"].open_perf_buffer(self._ring, page_cnt=1, lost_cb=nothing)
-
-    def _ring(self, *_: object) -> None:
-        self._rung = True
+    def _attach(self, options: source.Options) -> None:
+        for name in self._loaded.programs:
+            if name.startswith(compiler.RAW_TRACEPOINT_PREFIX):
+                event = name.removeprefix(compiler.RAW_TRACEPOINT_PREFIX)
+                self._loaded.attach_raw_tracepoint(event, name)
+        if options.oom_kprobe:
+            try:
+                self._loaded.attach_kprobe(_OOM_FUNCTION, _OOM_PROGRAM, KPROBE_TYPE)
+            except (OSError, ValueError) as error:
+                self.missing[_OOM_FUNCTION] = str(error)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -193,14 +151,16 @@ class Probe:
         self._control(_CONTROL_ARMED, 1)
 
     def wait(self, timeout_ms: int) -> bool:
-        """Sleep until the doorbell rings, or so long; True: it rang."""
-        self._rung = False
-        self._bpf.perf_buffer_poll(timeout_ms)
-        return self._rung
+        """Sleep until the doorbell rings (True), a signal is handled, or time is over (False)."""
+        rang = self._poll.wait(timeout_ms)
+        if rang:
+            for ring in self._doorbells:
+                ring.take()
+        return rang
 
-    def drain(self) -> None:
-        """Hand over all that stands in any buffer."""
-        self._bpf.perf_buffer_consume()
+    def drain(self) -> list[bytes]:
+        """All that stands in any buffer, a piece a buffer: see ring.samples."""
+        return [taken for ring in self._buffers if (taken := ring.take())]
 
     def set_per_cpu_offset(self, address: int) -> None:
         """Say where __per_cpu_offset is, so that per-CPU counters can be summed exactly."""
@@ -216,36 +176,10 @@ class Probe:
 
     def read_resting_folds(self) -> Iterator[FoldRun]:
         """Empty the resting table: the runs that had repeats."""
-        values = self._take_all(self._fds[f"fold{self._generation ^ 1}"])
-        for position in range(0, len(values), _FOLD_SIZE):
-            run = FoldRun(
-                *(
-                    int.from_bytes(values[at : at + 8], "little")
-                    for at in range(position, position + _FOLD_SIZE, 8)
-                )
-            )
+        values = self._maps[f"fold{self._generation ^ 1}"].take_all()
+        for run in map(FoldRun._make, _FOLD.iter_unpack(values)):
             if run.repeats:
                 yield run
-
-    def _take_all(self, map_fd: int) -> bytes:
-        """Values of a whole hash table, which is empty afterwards (batch operations, 5.6)."""
-        room = 8192
-        keys = ctypes.create_string_buffer(room * _FOLD_KEY_SIZE)
-        values = ctypes.create_string_buffer(room * _FOLD_SIZE)
-        count = ctypes.c_uint32(room)
-        token = ctypes.c_uint32()
-        out = bytearray()
-        start = None
-        while True:
-            count.value = room
-            status = self._lib.bpf_lookup_and_delete_batch(
-                map_fd, start, ctypes.byref(token), keys, values, ctypes.byref(count)
-            )
-            if status == 0 or ctypes.get_errno() in (2, 0):  # ENOENT: that was the last
-                out += values.raw[: count.value * _FOLD_SIZE]
-            if status != 0:
-                return bytes(out)
-            start = ctypes.byref(token)
 
     def lost(self) -> LostCounts:
         """The counters of what was lost, since tracing began."""
@@ -260,49 +194,41 @@ class Probe:
         return self._stat(_STAT_SIGNALS)
 
     def _stat(self, index: int) -> int:
-        values = (ctypes.c_uint64 * self._cpus)()
-        key = ctypes.c_uint32(index)
-        self._lib.bpf_lookup_elem(self._fds["stats"], ctypes.byref(key), values)
-        return sum(values)
+        return sum(struct.unpack(f"={self._possible_cpus}Q", self._maps["stats"].get(index) or b""))
 
     # --- maps ----------------------------------------------------------------------------------
 
     def _control(self, index: int, value: int) -> None:
-        key, leaf = ctypes.c_uint32(index), ctypes.c_uint64(value)
-        self._lib.bpf_update_elem(
-            self._fds["control"], ctypes.byref(key), ctypes.byref(leaf), _BPF_ANY
-        )
+        self._maps["control"].set(index, struct.pack("=Q", value))
 
     def watch(self, tgid: int, start_time_ns: int) -> None:
         """Trace signals to this process (programs compiled with only_targets)."""
-        key, leaf = ctypes.c_uint32(tgid), ctypes.c_uint64(start_time_ns)
-        self._lib.bpf_update_elem(
-            self._fds["watched"], ctypes.byref(key), ctypes.byref(leaf), _BPF_ANY
-        )
+        self._maps["watched"].set(tgid, struct.pack("=Q", start_time_ns))
 
     def allow(self, table: str, keys: Iterable[int]) -> None:
         """Fill the table `senders` (tgids) or `users` (uids)."""
         for number in keys:
-            key, leaf = ctypes.c_uint32(number), ctypes.c_uint8(1)
-            self._lib.bpf_update_elem(
-                self._fds[table], ctypes.byref(key), ctypes.byref(leaf), _BPF_ANY
-            )
+            self._maps[table].set(number, b"\1")
 
     def remember_exec(self, tgid: int, entry: bytes) -> None:
         """Put a process that runs already into the map of command lines, unless it is there."""
-        key = ctypes.c_uint32(tgid)
-        self._lib.bpf_update_elem(self._fds["execs"], ctypes.byref(key), entry, _BPF_NOEXIST)
+        self._maps["execs"].set(tgid, entry, BPF_NOEXIST)
 
     def recall_exec(self, tgid: int) -> bytes | None:
         """The entry of the map of command lines, as struct kt_exec; None where there is none."""
-        key = ctypes.c_uint32(tgid)
-        if self._lib.bpf_lookup_elem(self._fds["execs"], ctypes.byref(key), self._exec_leaf):
-            return None
-        return self._exec_leaf.raw
+        return self._maps["execs"].get(tgid)
 
     def close(self) -> None:
         """Detach and free all."""
-        self._bpf.cleanup()
+        self._loaded.close()
+        for ring in self._rings:
+            ring.close()
+        self._rings = []
+
+
+def _power_of_two(pages: int) -> int:
+    """The next power of two: perf_event_open(2) takes no other size of a buffer."""
+    return 1 << (pages - 1).bit_length()
 
 
 def default_pages(cpus: int) -> int:

@@ -22,6 +22,8 @@ SYSCALL_NUMBERS: Mapping[str, tuple[int, ...]] = {
     "x86_64": (62, 200, 234, 129, 297, 424),
     "aarch64": (129, 130, 131, 138, 240, 424),
 }
+POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
+ONLINE_CPUS = Path("/sys/devices/system/cpu/online")
 BTF_PATH = Path(os.environ.get("KILLTRACE_BTF", "/sys/kernel/btf/vmlinux"))
 
 
@@ -110,6 +112,15 @@ def stub_headers(folder: Path, btf_path: Path = BTF_PATH) -> Mapping[str, int]:
     declarations = "#ifndef KT_LAYOUT_H\n#define KT_LAYOUT_H\n" + kernel.declarations + "#endif\n"
     (folder / "include/killtrace_layout.h").write_text(declarations)
     return kernel.features
+
+
+def cpus(path: Path) -> list[int]:
+    """The CPUs that a file of /sys/devices/system/cpu lists, as 0-3,8 (cpumap_print_list)."""
+    found: list[int] = []
+    for part in path.read_text().strip().split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
 
 
 def installed_headers() -> Path | None:
