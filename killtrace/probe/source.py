@@ -15,7 +15,7 @@ from killtrace.probe import layout
 from killtrace.probe.btf import BtfError
 
 # In this order: each uses what stands before it.  bcc rewrites one text only, so they are joined.
-_ALWAYS = ("killtrace.h", "task.c", "memory.c", "signal.c", "process.c")
+_ALWAYS = ("headers.h", "killtrace.h", "task.c", "memory.c", "signal.c", "process.c")
 
 _SYSCALLS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal")
 SYSCALL_NUMBERS: Mapping[str, tuple[int, ...]] = {
