@@ -21,6 +21,7 @@ from killtrace.oom_story import OomStories
 from killtrace.order import SLACK_NS, Orderer
 from killtrace.probe import kallsyms, source
 from killtrace.probe.loader import LostCounts, Probe
+from killtrace.probe.ring import samples
 
 _RESULTS: tuple[Result, ...] = ("delivered", "ignored", "already_pending", "overflow", "lost_info")
 # After the doorbell: what comes within this shares its wake-up.
@@ -30,6 +31,9 @@ _FOLD_PERIOD_NS = 200_000_000
 _LOSSES_PERIOD_NS = 1_000_000_000
 _FOLD_SIGNALS = 4096
 _IDLE_MS = 1000
+# In a storm: how many records a round tells, how often the buffers are emptied meanwhile, and how
+# many records are held (some 20 MB) before the rest is left in the buffers, and counted if lost.
+_MOST_A_ROUND, _DRAIN_EVERY, _MOST_HELD = 512, 32, 16384
 
 
 class Tracer:
@@ -47,7 +51,8 @@ class Tracer:
         self._enricher = open_enricher(self._offset_ns, proc)
         self._terminals = open_terminals(self._enricher)
         self._calls = source.syscall_names()
-        self._order = Orderer()
+        self._order: Orderer[bytes] = Orderer()
+        self._ripe_before_ns = 0
         self._correlator = Correlator()
         self._kernel_log = KernelLog()
         self._oom = OomStories(os.sysconf("SC_PAGE_SIZE") // 1024)
@@ -55,19 +60,22 @@ class Tracer:
         self._resting: dict[int, tuple[Signal, tuple[int, int], int]] | None = None
         self._last_flip_ns = self._last_losses_ns = clock.boot_ns()
         self._told_lost = LostCounts(0, 0, 0)
-        self._arrived: list[bytes] = []
         self._undecodable = 0
-        # The compiler runs without the interpreter's lock: read the symbols meanwhile.
-        symbols: list[kallsyms.Kallsyms] = []
-        reader = threading.Thread(target=lambda: symbols.append(kallsyms.read()), daemon=True)
-        reader.start()
-        self._probe = Probe(options, self._arrived.append, buffer_pages=buffer_pages, debug=debug)
-        reader.join()
-        self._symbols = symbols[0] if symbols else kallsyms.Kallsyms(b"")
-        self._probe.set_per_cpu_offset(self._symbols.per_cpu_offset)
+        self._probe = Probe(options, buffer_pages=buffer_pages, debug=debug)
+        # The first record will wait for the symbols; being ready need not.
+        self._symbols = kallsyms.Kallsyms(b"")
+        self._read_symbols = threading.Thread(target=self._take_symbols, daemon=True)
+        self._read_symbols.start()
         self._ends = raw_ends.Ends(self._enricher, self._probe.recall_exec, self._offset_ns)
         self._remember_running()
         self._probe.arm()
+
+    def _take_symbols(self) -> None:
+        try:
+            self._symbols = kallsyms.read()
+        except OSError:
+            return
+        self._probe.set_per_cpu_offset(self._symbols.per_cpu_offset)
 
     # --- set-up --------------------------------------------------------------------------------
 
@@ -100,24 +108,34 @@ class Tracer:
 
     def round(self, timeout_ms: int = _IDLE_MS) -> list[Record]:
         """Wait for records, at most so long, and return those that are ripe, oldest first."""
-        if len(self._order) or self._resting is not None:
+        if self._order.has_older(self._ripe_before_ns):
+            timeout_ms = 0
+        elif len(self._order) or self._resting is not None:
             timeout_ms = min(timeout_ms, _LEFTOVER_MS)
         elif self._folds:
             timeout_ms = min(timeout_ms, _FOLD_PERIOD_NS // 1_000_000)
-        if self._probe.wait(timeout_ms):
+        if self._probe.wait(timeout_ms) and timeout_ms:
             time.sleep(_BATCH_S)
+        self._drain()
         return list(self._collect())
 
     def finish(self) -> list[Record]:
         """All that is still held back: the last records, runs and losses."""
-        time.sleep(2 * SLACK_NS / 1e9)
-        records = list(self._collect())
-        self._flip()
-        records += self._collect()
+        self._probe.detach()  # in a flood, there would be no end
+        records: list[Record] = []
+        for flip in (True, False):
+            time.sleep(2 * SLACK_NS / 1e9)
+            self._drain()
+            while self._order.has_older(self._ripe_before_ns):
+                records += self._collect()
+            records += self._collect()
+            if flip and self._resting is None:
+                self._flip()
         return records + list(self._losses())
 
     def close(self) -> None:
         """Detach."""
+        self._read_symbols.join()
         self._probe.close()
         self._kernel_log.close()
 
@@ -125,20 +143,34 @@ class Tracer:
         """The record of a process that is running now."""
         return self._enricher.find(pid)
 
-    def _collect(self) -> Iterator[Record]:
+    def _drain(self) -> None:
+        """Empty the buffers; in a flood that is faster than the records are told, let it fill."""
+        if len(self._order) >= _MOST_HELD:
+            return
         self._probe.arm()
         began_ns = clock.boot_ns()
+        for piece in self._probe.drain():
+            for data in samples(piece):
+                self._order.add(decode.time_of(data), data)
+        self._ripe_before_ns = began_ns - SLACK_NS
+
+    def _collect(self) -> Iterator[Record]:
         self._offset_ns = clock.wall_offset_ns()
-        self._probe.drain()
-        arrived, self._arrived[:] = list(self._arrived), ()
-        for data in arrived:
+        for number, data in enumerate(self._order.release(self._ripe_before_ns, _MOST_A_ROUND)):
+            if number % _DRAIN_EVERY == _DRAIN_EVERY - 1:
+                self._drain()
             try:
-                self._order.add(decode.decode(data))
+                record = decode.decode(data)
             except decode.DecodeError:
                 self._undecodable += 1
-        for record in self._order.release(began_ns - SLACK_NS):
+                continue
             yield from self._judge(record)
-        yield from self._fold_upkeep(began_ns)
+        if not self._order.has_older(self._ripe_before_ns):
+            yield from self._fold_upkeep()
+        now_ns = clock.boot_ns()
+        if now_ns - self._last_losses_ns >= _LOSSES_PERIOD_NS:
+            self._last_losses_ns = now_ns
+            yield from self._losses()
 
     def _judge(self, record: RawRecord) -> Iterator[Record]:
         if isinstance(record, RawSignal):
@@ -152,7 +184,7 @@ class Tracer:
             self._oom.call(record, self._ends.process(record.trigger))
 
     def _signal(self, record: RawSignal) -> Signal:
-        frames = [self._symbols.resolve(a) for a in record.stack] if self._symbols.usable else []
+        frames = self._frames(record)
         found = attribute.attribute(record, frames)
         sender, target = self._ends.process(record.sender), self._ends.process(record.target)
         holder = None
@@ -184,6 +216,12 @@ class Tracer:
             self._folds[record.fold_id] = (signal, key, record.disposition)
         return signal
 
+    def _frames(self, record: RawSignal) -> list[str]:
+        self._read_symbols.join()
+        if not self._symbols.usable:
+            return []
+        return [self._symbols.resolve(address) for address in record.stack]
+
     def _oom_story(
         self, found: attribute.Attribution, record: RawSignal, trigger: Process
     ) -> describe.Oom:
@@ -207,28 +245,28 @@ class Tracer:
 
     # --- runs of identical signals, and losses -------------------------------------------------
 
-    def _fold_upkeep(self, now_ns: int) -> Iterator[Record]:
+    def _fold_upkeep(self) -> Iterator[Record]:
+        since_flip_ns = self._ripe_before_ns - self._last_flip_ns
         if self._resting is not None:
-            yield from self._tell_runs(self._resting)
-            self._resting = None
+            # All that was generated before the change has been judged, the first of runs too.
+            if since_flip_ns > SLACK_NS:
+                yield from self._tell_runs(self._resting)
+                self._resting = None
         elif self._folds and (
-            now_ns - self._last_flip_ns >= _FOLD_PERIOD_NS or len(self._folds) >= _FOLD_SIGNALS
+            since_flip_ns >= _FOLD_PERIOD_NS or len(self._folds) >= _FOLD_SIGNALS
         ):
             self._flip()
-        if now_ns - self._last_losses_ns >= _LOSSES_PERIOD_NS:
-            self._last_losses_ns = now_ns
-            yield from self._losses()
 
     def _flip(self) -> None:
         self._probe.change_fold_table()
-        self._resting, self._folds = self._folds, {}
         self._last_flip_ns = clock.boot_ns()
+        self._resting, self._folds = self._folds, {}
 
     def _tell_runs(
         self, firsts: dict[int, tuple[Signal, tuple[int, int], int]]
     ) -> Iterator[Record]:
         for run in self._probe.read_resting_folds():
-            first = firsts.get(run.fold_id)
+            first = firsts.get(run.fold_id) or self._folds.get(run.fold_id)
             if first is None:  # the first of the run was lost, and so is its face
                 yield Lost(run.last_time_ns + self._offset_ns, run.repeats, "signals")
                 continue

@@ -83,17 +83,20 @@ def _compile(options: source.Options) -> Compiled:
         with tempfile.TemporaryDirectory(prefix="killtrace-") as folder:
             features = source.stub_headers(Path(folder))
             return _with_headers(bcc, options, Path(folder), features)
-    headers = source.installed_headers()
-    if headers is None:
+    if source.installed_headers() is None:
         raise UnsupportedError(
             "this kernel has neither BTF (/sys/kernel/btf/vmlinux) nor installed headers",
             f"install the headers: {source.headers_hint()}",
         )
-    return _with_headers(bcc, options, headers, {"KT_HEADERS": 1})
+    # bcc finds these by itself; Debian has them in two folders, which it knows to join.
+    return _with_headers(bcc, options, None, {"KT_HEADERS": 1})
 
 
-def _with_headers(bcc: Any, options: source.Options, headers: Path, features: Any) -> Compiled:
-    os.environ["BCC_KERNEL_SOURCE"] = str(headers)
+def _with_headers(
+    bcc: Any, options: source.Options, headers: Path | None, features: Any
+) -> Compiled:
+    if headers is not None:
+        os.environ["BCC_KERNEL_SOURCE"] = str(headers)
     # bcc would load and attach what it compiles; that is done elsewhere.
     only_compiler = type("Compiler", (bcc.BPF,), {"_trace_autoload": lambda self: None})
     try:

@@ -218,6 +218,10 @@ class Probe:
         """The entry of the map of command lines, as struct kt_exec; None where there is none."""
         return self._maps["execs"].get(tgid)
 
+    def detach(self) -> None:
+        """Let no more records come."""
+        self._loaded.detach()
+
     def close(self) -> None:
         """Detach and free all."""
         self._loaded.close()

@@ -241,13 +241,20 @@ class Loaded:
         fcntl.ioctl(event, _IOC_SET_BPF, self.programs[program])
         fcntl.ioctl(event, _IOC_ENABLE, 0)
 
+    def detach(self) -> None:
+        """Run the programs no more; maps can still be read."""
+        for descriptor in self._attached:
+            os.close(descriptor)
+        self._attached = []
+
     def close(self) -> None:
         """Detach all, and let go of all."""
-        for descriptor in [*self._attached, *self.programs.values()]:
+        self.detach()
+        for descriptor in self.programs.values():
             os.close(descriptor)
         for each in self.maps.values():
             each.close()
-        self._attached, self.programs, self.maps = [], {}, {}
+        self.programs, self.maps = {}, {}
 
 
 def _load_program(kind: int, code: bytes, name: str, log: syscalls.Buffer | None = None) -> int:
