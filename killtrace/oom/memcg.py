@@ -252,7 +252,8 @@ class Hierarchy:
         return self.mount.folder / os.path.relpath(path, self.mount.root)
 
     def _path(self, folder: Path) -> str:
-        return os.path.normpath(f"{self.mount.root}/{folder.relative_to(self.mount.folder)}")
+        # Not os.path.normpath: it keeps two slashes at the beginning, and dirname("//") is itself.
+        return str(Path(self.mount.root) / folder.relative_to(self.mount.folder))
 
 
 _V1_FILES: Mapping[str, str] = {
