@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -238,20 +240,69 @@ def _with(capabilities: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def test_the_units_capabilities_are_enough(stage: Stage, store: Path) -> None:
+@contextmanager
+def terminal_of(uid: int) -> Iterator[tuple[int, int]]:
+    """A terminal that a process of `uid` holds, as xterm or sshd does; (its pid, of its shell).
+
+    The user is changed before the program is executed: else /proc shows it as root's (proc(5),
+    "dumpable").  It passes on one Ctrl-C when it gets SIGUSR1.
+    """
+    program = (
+        "import os, pty, signal, sys\n"
+        "child, master = pty.fork()\n"
+        "if child == 0: os.execlp('sleep', 'sleep', '1000')\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: os.write(master, b'\\x03'))\n"
+        "print(child, flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    holder = subprocess.Popen(
+        ["setpriv", f"--reuid={uid}", "--clear-groups", "/usr/bin/python3", "-c", program],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert holder.stdout is not None
+        yield holder.pid, int(holder.stdout.readline())
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def origin_of_ctrl_c(store: Path, uid: int, without: str | None = None) -> dict[str, Any]:
+    """What a recorder without one capability says of a Ctrl-C on a terminal that `uid` holds."""
     store.parent.mkdir()
-    with RunningRecorder(store, prefix=_with(CAPABILITIES)):
-        truth = stage.play("ctrl_c")
-        last = stage.play("kill_sigkill").died[0].pid
-        machine.until(lambda: written(store, last), "the last death in the store")
-        records = history(store)
-    check_truth(records, truth)
-    (origin,) = {
-        json.dumps(record["origin"]["holder"] is None)
-        for record in records
-        if record["type"] == "signal" and record["origin"]["kind"] == "terminal"
-    }
-    assert origin == "false", "who holds the terminal is known"
+    left = tuple(name for name in CAPABILITIES if name != without)
+    with RunningRecorder(store, prefix=_with(left)), terminal_of(uid) as (holder, child):
+        comm = Path(f"/proc/{child}/comm")
+        machine.until(lambda: comm.read_text() == "sleep\n", "sleep runs on the terminal")
+        os.kill(holder, signal.SIGUSR1)
+        machine.until(lambda: written(store, child), "the death in the store")
+        (origin,) = (
+            record["origin"]
+            for record in history(store, "--pid", str(child))
+            if record["type"] == "signal" and record["signal"] == "SIGINT"
+        )
+    assert (origin.get("holder") or {"pid": holder})["pid"] == holder
+    return origin  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_the_units_capabilities_are_enough(store: Path, uid: int) -> None:
+    origin = origin_of_ctrl_c(store, uid)
+    assert (origin["kind"], origin["certain"]) == ("terminal", True)
+    assert origin["holder"] is not None
+
+
+@pytest.mark.parametrize(("missing", "uid"), [("sys_ptrace", 0), ("dac_read_search", 65534)])
+def test_without_these_capabilities_no_holder_is_known(store: Path, missing: str, uid: int) -> None:
+    assert origin_of_ctrl_c(store, uid, missing)["holder"] is None
+
+
+def test_without_syslog_the_kernels_stack_has_no_names(store: Path) -> None:
+    # Below 2, perf's own right to the addresses would do (kernel/ksyms_common.c).
+    if int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) < 2:
+        pytest.skip("perf_event_paranoid is below 2: everyone may see the kernel's addresses")
+    assert not origin_of_ctrl_c(store, 0, "syslog")["certain"]
 
 
 @pytest.mark.parametrize("missing", ["bpf", "perfmon"])
