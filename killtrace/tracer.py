@@ -14,8 +14,10 @@ from killtrace.correlate import Correlator
 from killtrace.decode import RawAttempt, RawDeath, RawRecord, RawSignal
 from killtrace.enrich import raw as raw_ends
 from killtrace.enrich.enricher import open_enricher, open_terminals
+from killtrace.enrich.execlog import ExecLog
 from killtrace.enrich.kmsg import KernelLog
 from killtrace.errno_names import errno_name
+from killtrace.explain import Act, Explainer
 from killtrace.model import Attempt, Lost, Process, Record, Result, Signal
 from killtrace.oom_story import OomStories
 from killtrace.order import SLACK_NS, Orderer
@@ -67,6 +69,14 @@ class Tracer:
         self._read_symbols = threading.Thread(target=self._take_symbols, daemon=True)
         self._read_symbols.start()
         self._ends = raw_ends.Ends(self._enricher, self._probe.recall_exec, self._offset_ns)
+        executions = ExecLog(
+            self._probe.executions,
+            self._probe.executions_counted,
+            self._probe.recall_exec,
+            self._enricher,
+            self._offset_ns,
+        )
+        self._explainer = Explainer(executions)
         self._remember_running()
         self._probe.arm()
 
@@ -199,15 +209,18 @@ class Tracer:
             holder=holder,
             oom=self._oom_story(found, record, sender) if found.kind == "oom" else None,
         )
+        time_ns = record.time_ns + self._offset_ns
+        starts_ns = record.sender.start_time_ns, record.target.start_time_ns
+        act = Act(sender, target, record.signo, record.time_ns, time_ns, *starts_ns)
         signal = Signal(
-            time_ns=record.time_ns + self._offset_ns,
+            time_ns=time_ns,
             signo=record.signo,
             code=record.code,
             result=_result(record),
             scope="process" if record.group else "thread",
             sender=sender if found.blames_sender else None,
             target=target,
-            origin=origin,
+            origin=self._explainer.explain(origin, act),
         )
         key = (record.target.tgid, record.target.start_time_ns)
         if record.target_ended != decode.ENDED_DEAD:

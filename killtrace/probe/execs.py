@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 
 from killtrace import decode
-from killtrace.probe.bpf_calls import call
+from killtrace.probe import syscalls
 
 _LOOKUP_BATCH = 24  # BPF_MAP_LOOKUP_BATCH, since 5.6; hash tables go bucket by bucket
 _ROOM = 256
@@ -31,12 +31,12 @@ class ExecMap:
         begin, view = 0, memoryview(self._values)
         places = [ctypes.addressof(each) for each in (self._token, self._keys, self._values)]
         while True:
-            attr = ctypes.create_string_buffer(
-                struct.pack("=QQQQIIQQ", begin, *places, _ROOM, self._descriptor, 0, 0), 128
+            attr = syscalls.attribute(
+                struct.pack("=QQQQIIQQ", begin, *places, _ROOM, self._descriptor, 0, 0)
             )
             last = False
             try:
-                call(_LOOKUP_BATCH, attr)
+                syscalls.bpf(_LOOKUP_BATCH, attr)
             except FileNotFoundError:
                 last = True
             count = struct.unpack_from("=I", attr, 32)[0]

@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from killtrace.errors import NotPermittedError, UnsupportedError
 from killtrace.probe import bcc_module, cache, compiler, source, syscalls
+from killtrace.probe.execs import ExecMap
 from killtrace.probe.programs import BPF_NOEXIST, Loaded, LoadError
 from killtrace.probe.ring import Ring
 
 _CONTROL_ARMED, _CONTROL_FOLD, _CONTROL_PER_CPU_OFFSET = 0, 1, 2
 _STAT_SIGNALS, _STAT_LOST_SIGNALS, _STAT_LOST_DEATHS, _STAT_UNTRACKED = 0, 1, 2, 3
+_STAT_EXECS = 4
 _OOM_FUNCTION, _OOM_PROGRAM = "oom_kill_process", "kt_oom_kill_process"
 _FOLD = struct.Struct("=QQQ")  # struct kt_fold
 KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
@@ -217,6 +219,14 @@ class Probe:
     def recall_exec(self, tgid: int) -> bytes | None:
         """The entry of the map of command lines, as struct kt_exec; None where there is none."""
         return self._maps["execs"].get(tgid)
+
+    def executions(self) -> Iterator[tuple[int, memoryview]]:
+        """Each (tgid, struct kt_exec) of that map, see ExecMap.walk."""
+        return ExecMap(self._maps["execs"].fd).walk()
+
+    def executions_counted(self) -> int:
+        """How many executions that map has taken in."""
+        return self._stat(_STAT_EXECS)
 
     def detach(self) -> None:
         """Let no more records come."""
