@@ -38,7 +38,7 @@ def attribute(packed: bytes) -> Buffer:
 
 
 def bpf(command: int, attr: Buffer) -> int:
-    """Call bpf(2); OSError where the kernel refuses (FileNotFoundError: no such entry)."""
+    """OSError where the kernel refuses; FileNotFoundError: there is no such entry."""
     return _call(_BPF, command, attr, len(attr))
 
 
@@ -59,7 +59,7 @@ def bpf_making(command: int, attr: Buffer) -> int:
 
 
 def perf_event_open(attr: bytes, cpu: int) -> int:
-    """Open an event for all processes on one CPU, perf_event_open(2); OSError if refused."""
+    """An event of all processes on one CPU; OSError where the kernel refuses."""
     buffer = ctypes.create_string_buffer(attr, len(attr))
     return _call(_PERF_EVENT_OPEN, buffer, -1, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
 
