@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from killtrace.decode import RawSignal
@@ -109,8 +110,14 @@ _CALL_BY_HELPER = {
 }
 
 
-def after_sending(frames: Sequence[str]) -> Sequence[str]:
+def after_sending(frames: Sequence[str]) -> tuple[str, ...]:
     """The frames beyond the signal code itself, nearest first; all where it is not in sight."""
+    return _after_sending(tuple(frames))
+
+
+# A machine sends its signals by a few paths, over and over: each is looked at once.
+@lru_cache(maxsize=1024)
+def _after_sending(frames: tuple[str, ...]) -> tuple[str, ...]:
     for index in range(len(frames) - 1, -1, -1):
         if frames[index] in _SENDING:
             return frames[index + 1 :]
@@ -122,9 +129,9 @@ def attribute(record: RawSignal, frames: Sequence[str]) -> Attribution:
     if not frames:
         return _by_code(record)
     names = after_sending(frames)
-    for kind, required, role in _RULES:
-        if _matches(names, required):
-            return _refine(record, names, kind, role)
+    rule = _rule_of(names)
+    if rule is not None:
+        return _refine(record, names, rule[0], rule[2])
     call = _syscall(names)
     if call is not None:
         return Attribution(
@@ -136,6 +143,11 @@ def attribute(record: RawSignal, frames: Sequence[str]) -> Attribution:
         # forget_original_parent() is inlined everywhere; nothing else sends SEND_SIG_NOINFO there.
         return Attribution("parent-death", True, role="parent")
     return Attribution("kernel", True)
+
+
+@lru_cache(maxsize=1024)
+def _rule_of(names: tuple[str, ...]) -> Rule | None:
+    return next((rule for rule in _RULES if _matches(names, rule[1])), None)
 
 
 def _matches(names: Sequence[str], required: Sequence[frozenset[str]]) -> bool:
@@ -188,7 +200,8 @@ def _key(record: RawSignal) -> str | None:
     return f"Ctrl-{chr(char ^ 0x40)}" if char < 0x20 or char == 0x7F else chr(char)
 
 
-def _syscall(names: Sequence[str]) -> str | None:
+@lru_cache(maxsize=1024)
+def _syscall(names: tuple[str, ...]) -> str | None:
     for name in names:
         if name in _CALL_BY_HELPER and name != "do_tkill":
             return _CALL_BY_HELPER[name]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Union
+from functools import lru_cache
+from typing import NamedTuple, Union
 
 Fields = Sequence[tuple[str, str]]
 
@@ -247,11 +248,23 @@ _ATTEMPT = struct.Struct("<" + codes(ATTEMPT_FIELDS))
 _OOM = struct.Struct("<" + codes(OOM_FIELDS))
 
 
+# The lengths of a task's sections, and where they stand in it.
+_LENGTHS = struct.Struct("<4H")
+_LENGTHS_AT = struct.calcsize(
+    "<" + codes(TASK_FIELDS[: [name for name, _ in TASK_FIELDS].index("ancestors_len")])
+)
+
+
 class _Payload:
     """Cuts the payload into its sections; a record cut short raises DecodeError."""
 
     def __init__(self, data: bytes, offset: int) -> None:
         self.data, self.offset = data, offset
+
+    def task(self, offset: int) -> RawTask:
+        """The task whose fixed part is at `offset`, with its sections, which come next."""
+        fixed = self.data[offset : offset + _TASK.size]
+        return _task(fixed, self.take(sum(_LENGTHS.unpack_from(fixed, _LENGTHS_AT))))
 
     def take(self, length: int) -> bytes:
         end = self.offset + length
@@ -262,8 +275,12 @@ class _Payload:
         return section
 
     def stack(self, length: int) -> tuple[int, ...]:
-        raw = self.take(length)
-        return tuple(a for a in struct.unpack(f"<{len(raw) // 8}Q", raw[: len(raw) // 8 * 8]) if a)
+        return _stack(self.take(length))
+
+
+@lru_cache(maxsize=1024)
+def _stack(raw: bytes) -> tuple[int, ...]:
+    return tuple(a for a in struct.unpack(f"<{len(raw) // 8}Q", raw[: len(raw) // 8 * 8]) if a)
 
 
 def time_of(data: bytes) -> int:
@@ -288,16 +305,20 @@ def decode(data: bytes) -> RawRecord:
     raise DecodeError(f"a record of unknown type {kind}")
 
 
-def _task(raw: tuple[Any, ...], payload: _Payload) -> RawTask:
-    (*head, ancestors_len, cgroup_len, exe_len, args_len, cgroup_v1, _, comm, tty) = raw
+# The same few processes send, and are sent, most signals: each is taken apart once.
+@lru_cache(maxsize=4096)
+def _task(fixed: bytes, sections: bytes) -> RawTask:
+    (*head, ancestors_len, cgroup_len, exe_len, args_len, cgroup_v1, _, comm, tty) = (
+        _TASK.unpack_from(fixed)
+    )
+    payload = _Payload(sections, 0)
     steps = payload.take(ancestors_len)
     whole = len(steps) // _ANCESTOR.size * _ANCESTOR.size
     ancestors = tuple(
         RawAncestor(start, tgid, _text(name))
         for start, tgid, _, name in _ANCESTOR.iter_unpack(steps[:whole])
     )
-    sections = (payload.take(cgroup_len), payload.take(exe_len), payload.take(args_len))
-    cgroup, exe, args = sections
+    cgroup, exe, args = (payload.take(length) for length in (cgroup_len, exe_len, args_len))
     return RawTask._make(
         (*head, bool(cgroup_v1), _text(comm), _text(tty), ancestors, _path(cgroup), exe, args)
     )
@@ -318,39 +339,33 @@ def _signal(data: bytes, time_ns: int, cpu: int) -> RawSignal:
         _SIGNAL.unpack_from(data, offset)
     )
     offset += _SIGNAL.size
-    sender = _TASK.unpack_from(data, offset)
-    target = _TASK.unpack_from(data, offset + _TASK.size)
     payload = _Payload(data, offset + 2 * _TASK.size)
     stack = payload.stack(stack_len)
     memory = RawMemory(*_MEMORY.unpack(payload.take(memory_len))) if memory_len else None
     flags = (bool(group), disposition, bool(blocked), ended, vintr, vquit)
-    ends = (_task(sender, payload), _task(target, payload))
+    ends = (payload.task(offset), payload.task(offset + _TASK.size))
     return RawSignal._make((time_ns, cpu, *head, *flags, stack, memory, *ends))
 
 
 def _death(data: bytes, time_ns: int, cpu: int) -> RawDeath:
     exit_code, signals = _DEATH.unpack_from(data, _HEADER.size)
     offset = _HEADER.size + _DEATH.size
-    task = _TASK.unpack_from(data, offset)
-    return RawDeath(
-        time_ns, cpu, exit_code, signals, _task(task, _Payload(data, offset + _TASK.size))
-    )
+    process = _Payload(data, offset + _TASK.size).task(offset)
+    return RawDeath(time_ns, cpu, exit_code, signals, process)
 
 
 def _attempt(data: bytes, time_ns: int, cpu: int) -> RawAttempt:
     signo, error, target_id, tid, syscall, _ = _ATTEMPT.unpack_from(data, _HEADER.size)
     offset = _HEADER.size + _ATTEMPT.size
-    task = _TASK.unpack_from(data, offset)
-    payload = _Payload(data, offset + _TASK.size)
-    return RawAttempt(time_ns, cpu, signo, -error, target_id, tid, syscall, _task(task, payload))
+    sender = _Payload(data, offset + _TASK.size).task(offset)
+    return RawAttempt(time_ns, cpu, signo, -error, target_id, tid, syscall, sender)
 
 
 def _oom(data: bytes, time_ns: int, cpu: int) -> RawOom:
     (*head, is_memcg, _, memcg_len, stack_len, _) = _OOM.unpack_from(data, _HEADER.size)
     offset = _HEADER.size + _OOM.size
-    task = _TASK.unpack_from(data, offset)
     payload = _Payload(data, offset + _TASK.size)
     memcg = _path(payload.take(memcg_len))
     stack = payload.stack(stack_len)
-    trigger = _task(task, payload)
+    trigger = payload.task(offset)
     return RawOom._make((time_ns, cpu, *head, memcg if is_memcg else None, stack, trigger))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from killtrace import signames, text
@@ -51,7 +52,12 @@ def named(process: Process | None, limit: int = 60) -> str:
     """A process in a sentence: 4681 (pkill sleep)."""
     if process is None:
         return "an unknown process"
-    return f"{process.pid} ({text.command(process.cmdline, process.comm, limit)})"
+    return f"{process.pid} ({_command(process.cmdline, process.comm, limit)})"
+
+
+@lru_cache(maxsize=4096)
+def _command(cmdline: tuple[str, ...] | None, comm: str | None, limit: int) -> str:
+    return text.command(cmdline, comm, limit)
 
 
 def size(kb: int) -> str:
@@ -103,9 +109,14 @@ def origin(
 
 def is_userspace_oom(sender: Process) -> bool:
     """Whether a process is one of the daemons that kill before the kernel must."""
-    program = (sender.cmdline or ("",))[0].rpartition("/")[2]
-    script = (sender.cmdline or ("", ""))[1:2]
-    words = {sender.comm, program, *(argument.rpartition("/")[2] for argument in script)}
+    return _kills_for_memory(sender.cmdline, sender.comm)
+
+
+@lru_cache(maxsize=4096)
+def _kills_for_memory(cmdline: tuple[str, ...] | None, comm: str | None) -> bool:
+    program = (cmdline or ("",))[0].rpartition("/")[2]
+    script = (cmdline or ("", ""))[1:2]
+    words = {comm, program, *(argument.rpartition("/")[2] for argument in script)}
     return bool(words & set(_USERSPACE_OOM))
 
 

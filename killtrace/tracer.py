@@ -194,7 +194,9 @@ class Tracer:
             self._oom.call(record, self._ends.process(record.trigger))
 
     def _signal(self, record: RawSignal) -> Signal:
-        frames = self._frames(record)
+        if self._read_symbols.is_alive():
+            self._read_symbols.join()
+        frames = self._symbols.names(record.stack)
         found = attribute.attribute(record, frames)
         sender, target = self._ends.process(record.sender), self._ends.process(record.target)
         holder = None
@@ -228,12 +230,6 @@ class Tracer:
         if record.fold_id:
             self._folds[record.fold_id] = (signal, key, record.disposition)
         return signal
-
-    def _frames(self, record: RawSignal) -> list[str]:
-        self._read_symbols.join()
-        if not self._symbols.usable:
-            return []
-        return [self._symbols.resolve(address) for address in record.stack]
 
     def _oom_story(
         self, found: attribute.Attribution, record: RawSignal, trigger: Process

@@ -34,7 +34,19 @@ class Kallsyms:
             self._starts.append(position)
             position += len(name) + 1
         self._cache: dict[int, str] = {}
+        self._stacks: dict[tuple[int, ...], tuple[str, ...]] = {}
         self.usable = bool(rows) and rows[-1][0] != 0
+
+    def names(self, stack: tuple[int, ...]) -> tuple[str, ...]:
+        """The base names of a stack's functions; () where addresses are hidden."""
+        if not self.usable:
+            return ()
+        found = self._stacks.get(stack)
+        if found is None:
+            if len(self._stacks) > 1024:
+                self._stacks.clear()
+            found = self._stacks[stack] = tuple(self.resolve(address) for address in stack)
+        return found
 
     def resolve(self, address: int) -> str:
         """The base name of the function that holds an address; "?" where there is none."""
