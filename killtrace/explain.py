@@ -144,7 +144,7 @@ class Explainer:
         if known is None:
             what = proxy(sender)
             sought, job = senders.pattern(sender), senders.setting(sender.ancestors)
-            beside = "" if sought is None else f", as to all that match {sought!r}"
+            beside = "" if sought is None else f', as to all that match "{sought}"'
             beside += "" if job is None else f", in {job}"
             asked = self._asked(act, ()) if what is None else None
             limits = program(sender.cmdline or ())[0] == "timeout"

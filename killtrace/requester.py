@@ -81,7 +81,7 @@ _SERVICE_SCRIPTS = {"service", "invoke-rc.d", "rc-service"}
 # Programs that send what somebody typed, and those under which one types as somebody else.
 TOOLS = word_set("kill pkill killall killall5 skill snice fuser xkill htop top")
 _SHELLS = word_set("sh bash dash zsh ksh fish ash")
-_BECOMES = word_set("sudo sudo-rs su doas pkexec runuser")
+BECOMES = word_set("sudo sudo-rs su doas pkexec runuser")
 
 
 def proxy(sender: Process) -> Proxy | None:
@@ -205,7 +205,7 @@ def _typed_as_another(sender: Process) -> Requester | None:
         return None
     for step in sender.ancestors:
         above, _ = program(step.cmdline or ())
-        if above in _BECOMES:
+        if above in BECOMES:
             return Requester(None, above, True, ancestor=step)
     return None
 
@@ -213,7 +213,7 @@ def _typed_as_another(sender: Process) -> Requester | None:
 def became(ancestors: Sequence[Ancestor]) -> Ancestor | None:
     """The nearest sudo, su or the like: its own user is who typed what runs under it."""
     for step in ancestors:
-        if program(step.cmdline or ())[0] in _BECOMES:
+        if program(step.cmdline or ())[0] in BECOMES:
             return step
     return None
 

@@ -27,8 +27,8 @@ _JENKINS = re.compile(r"(?:jenkins\.war|agent\.jar|remoting\.jar|slave\.jar|swar
 
 def seconds(count: float) -> str:
     """A limit for people: 0.1 s, 90 s, 10 min, 2 h."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if count >= 2 * size and count % size == 0:
+    for size, least, unit in ((3600, 3600, "h"), (60, 120, "min")):
+        if count >= least and count % size == 0:
             return f"{count / size:g} {unit}"
     return f"{count:g} s"
 

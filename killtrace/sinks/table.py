@@ -12,8 +12,11 @@ from itertools import groupby
 from typing import TextIO
 
 from killtrace import signames, text
+from killtrace.command_line import base_name, program
 from killtrace.describe import size
 from killtrace.model import Ancestor, Attempt, Death, Lost, Origin, Process, Record, Signal
+from killtrace.requester import BECOMES
+from killtrace.sinks.acts import Acts, victims
 
 _NS = 1_000_000_000
 _TIME_WIDTH, _SIGNAL_WIDTH, _TARGET_SHARE = 8, 9, 0.28
@@ -58,6 +61,7 @@ class TableSink:
         # A death alone, as --wait shows it, needs its cause said with it.
         self._verdicts = verdicts
         self._header_done = False
+        self._acts = Acts()
         self._hidden_targets: dict[tuple[int, int | None], bool] = {}
         self.hidden = 0
 
@@ -70,6 +74,22 @@ class TableSink:
         if self._is_noise(record):
             self.hidden += 1
             return False
+        if not self._acts.take(record):
+            self._end_act()
+            if not self._acts.take(record):
+                self._show(record)
+        return True
+
+    def _end_act(self) -> None:
+        for held in self._acts.release():
+            if isinstance(held, Death):
+                self._show(held)
+            elif len(held) == 1:
+                self._show(held[0])
+            else:
+                self._act(held)
+
+    def _show(self, record: Record) -> None:
         if not self._verdicts:
             self._header()
         if isinstance(record, Signal):
@@ -80,14 +100,15 @@ class TableSink:
             self._attempt(record)
         else:
             self._lost(record)
-        return True
 
     def end_round(self) -> None:
-        """Flush what a round has written."""
+        """Write what is held back, and flush."""
+        self._end_act()
         self._out.flush()
 
     def close(self) -> None:
-        """Flush; on stderr, what was hidden."""
+        """Write what is held back, and flush; on stderr, what was hidden."""
+        self._end_act()
         self._out.flush()
         if self.hidden:
             records = "record" if self.hidden == 1 else "records"
@@ -140,19 +161,24 @@ class TableSink:
 
     def _signal(self, record: Signal) -> None:
         origin = origin_text(record.origin, record.sender)
-        notes = [_RESULT_WORDS[record.result]]
-        if record.repeats:
-            notes.append(f"{record.repeats + 1} times more")
-        if record.scope == "thread" and record.target.tid not in (None, record.target.pid):
-            notes.append(f"to thread {record.target.tid}")
-        if not record.origin.certain:
-            notes.append("probably")
-        noted = ", ".join(note for note in notes if note)
+        noted = _notes(record)
         self._line(
             self._clock(record.time_ns),
             signames.name(record.signo),
             target_text(record.target),
             f"{origin} ({noted})" if noted else origin,
+        )
+
+    def _act(self, signals: list[Signal]) -> None:
+        """One line for one call that reached several processes."""
+        self._header()
+        first = signals[0]
+        named = victims(signals, [_notes(signal) for signal in signals])
+        self._line(
+            self._clock(first.time_ns),
+            signames.name(first.signo),
+            f"{len(signals)} processes",
+            f"{origin_text(first.origin, first.sender)}: {named}",
         )
 
     def _death(self, record: Death) -> None:
@@ -184,6 +210,18 @@ class TableSink:
         return f"{stamp:%Y-%m-%d %H:%M:%S}" if self._dates else f"{stamp:%H:%M:%S}"
 
 
+def _notes(record: Signal) -> str:
+    notes = [_RESULT_WORDS[record.result]]
+    if record.repeats:
+        notes.append(f"{record.repeats + 1} times more")
+    if record.scope == "thread" and record.target.tid not in (None, record.target.pid):
+        notes.append(f"to thread {record.target.tid}")
+    # Where somebody asked for it, that is what is not proven, and it is said there.
+    if not record.origin.certain and record.origin.detail.get("requester") is None:
+        notes.append("probably")
+    return ", ".join(note for note in notes if note)
+
+
 def target_text(process: Process) -> str:
     """4716 sleep 100."""
     command = text.command(short(process.cmdline), process.comm)
@@ -212,23 +250,34 @@ def chain_text(process: Process) -> str:
 
 
 def _ancestor_text(step: Ancestor) -> str:
-    return text.escape(step.comm or "?")
+    # The name of one that is gone may be unknown: a script's, or its interpreter's.
+    return text.escape(step.comm or base_name((step.cmdline or ("?",))[0]))
 
 
 def origin_text(origin: Origin, sender: Process | None) -> str:
     """What stands in the ORIGIN column."""
     if origin.kind != "process" or sender is None:
         return origin.summary
-    shown = chain_text(sender)
+    requester, via = origin.detail.get("requester"), origin.detail.get("via")
+    words = origin.summary.partition("; probably asked by ")[0].partition("; asked by ")[0]
+    plain = words.startswith(f"{sender.pid} (")
+    by_timeout = program(sender.cmdline or ())[0] == "timeout"
+    shown = chain_text(sender) if plain or by_timeout else words
     group = origin.detail.get("group")
     if group == -1:
         shown += " to every process"
     elif group is not None:
         shown += f" to group {group}"
-    requester, via = origin.detail.get("requester"), origin.detail.get("via")
-    if isinstance(requester, Process):
-        shown += f"; asked by {chain_text(requester)}" + (f" via {text.escape(via)}" if via else "")
-    return shown
+    if by_timeout and not plain:
+        shown += f": {words}"
+    if not isinstance(requester, Process):
+        return shown
+    if via in BECOMES:  # sudo pkill: the chain has it, but for who typed it
+        by_another = requester.user is not None and requester.user != sender.user
+        return shown + (f"; typed by {text.escape(requester.user or '')}" if by_another else "")
+    probably = "" if origin.certain else "probably "
+    by = f" via {text.escape(via)}" if via and plain else ""
+    return f"{shown}; {probably}asked by {chain_text(requester)}{by}"
 
 
 def death_text(record: Death) -> tuple[str, str]:
