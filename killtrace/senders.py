@@ -25,6 +25,21 @@ _CI = word_set(
 _JENKINS = re.compile(r"(?:jenkins\.war|agent\.jar|remoting\.jar|slave\.jar|swarm-client\.jar)")
 
 
+# Summaries that say more than who sent it: by a manager that is its own sender, by timeout(1).
+_MANAGER = re.compile(r"systemd: |[\w.-]+(?: --user)?: stop timed out, ")
+_TIMEOUT = re.compile(r"(?:its|the) time limit of |it outlived |timeout passed on ")
+
+
+def tells_of_a_manager(summary: str) -> bool:
+    """Whether a summary is one of systemd's or of a stop that timed out: its sender is in it."""
+    return _MANAGER.match(summary) is not None
+
+
+def tells_of_a_timeout(summary: str) -> bool:
+    """Whether a summary is one of `timeout_words`."""
+    return _TIMEOUT.match(summary) is not None
+
+
 def seconds(count: float) -> str:
     """A limit for people: 0.1 s, 90 s, 10 min, 2 h."""
     for size, least, unit in ((3600, 3600, "h"), (60, 120, "min")):

@@ -12,10 +12,11 @@ from itertools import groupby
 from typing import TextIO
 
 from killtrace import signames, text
-from killtrace.command_line import base_name, program
+from killtrace.command_line import base_name
 from killtrace.describe import size
 from killtrace.model import Ancestor, Attempt, Death, Lost, Origin, Process, Record, Signal
 from killtrace.requester import BECOMES
+from killtrace.senders import tells_of_a_manager, tells_of_a_timeout
 from killtrace.sinks.acts import Acts, victims
 
 _NS = 1_000_000_000
@@ -260,15 +261,14 @@ def origin_text(origin: Origin, sender: Process | None) -> str:
         return origin.summary
     requester, via = origin.detail.get("requester"), origin.detail.get("via")
     words = origin.summary.partition("; probably asked by ")[0].partition("; asked by ")[0]
-    plain = words.startswith(f"{sender.pid} (")
-    by_timeout = program(sender.cmdline or ())[0] == "timeout"
-    shown = chain_text(sender) if plain or by_timeout else words
+    by_manager = tells_of_a_manager(words)
+    shown = words if by_manager else chain_text(sender)
     group = origin.detail.get("group")
     if group == -1:
         shown += " to every process"
     elif group is not None:
         shown += f" to group {group}"
-    if by_timeout and not plain:
+    if tells_of_a_timeout(words):
         shown += f": {words}"
     if not isinstance(requester, Process):
         return shown
@@ -276,7 +276,7 @@ def origin_text(origin: Origin, sender: Process | None) -> str:
         by_another = requester.user is not None and requester.user != sender.user
         return shown + (f"; typed by {text.escape(requester.user or '')}" if by_another else "")
     probably = "" if origin.certain else "probably "
-    by = f" via {text.escape(via)}" if via and plain else ""
+    by = f" via {text.escape(via)}" if via and not by_manager else ""
     return f"{shown}; {probably}asked by {chain_text(requester)}{by}"
 
 
