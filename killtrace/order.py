@@ -19,7 +19,8 @@ class Orderer(Generic[Item]):
     """
 
     def __init__(self) -> None:
-        # Each buffer is in order almost: sorting what is made of such runs is merging them.
+        # Each buffer is in order almost: sorting what is made of such runs is merging them.  No
+        # two have one number of arrival, so items themselves are never compared.
         self._held: list[tuple[int, int, Item]] = []
         self._sorted = True
         self._arrival = 0
@@ -48,6 +49,6 @@ class Orderer(Generic[Item]):
 
     def _ripe(self, before_ns: int) -> int:
         if not self._sorted:
-            self._held.sort(key=lambda held: held[:2])
+            self._held.sort()
             self._sorted = True
-        return bisect_left(self._held, before_ns, key=lambda held: held[0])
+        return bisect_left(self._held, (before_ns,))
