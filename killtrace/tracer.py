@@ -16,6 +16,7 @@ from killtrace.enrich import raw as raw_ends
 from killtrace.enrich.enricher import open_enricher, open_terminals
 from killtrace.enrich.execlog import ExecLog
 from killtrace.enrich.kmsg import KernelLog
+from killtrace.enrich.oomreason import OomReasons
 from killtrace.errno_names import errno_name
 from killtrace.explain import Act, Explainer
 from killtrace.model import Attempt, Lost, Process, Record, Result, Signal
@@ -76,7 +77,7 @@ class Tracer:
             self._enricher,
             self._offset_ns,
         )
-        self._explainer = Explainer(executions)
+        self._explainer = Explainer(executions, OomReasons())
         self._remember_running()
         self._probe.arm()
 
