@@ -157,7 +157,7 @@ class Hierarchy:
             cache_kb=sum(part or 0 for part in cache) // 1024 if stat else None,
             swap_kb=self._swap_kb(path, usage_kb),
             ooms=events.get("oom"),
-            kills=events.get("oom_kill"),
+            kills=self._kills(path, events.get("oom_kill")),
             pressure=parse_pressure(self._read(path, "memory.pressure")),
             disabled=events.get("oom_kill_disable") == 1,
             nested=self._nested(path),
@@ -226,6 +226,14 @@ class Hierarchy:
     def _nested(self, path: str) -> bool:
         # Version 1 before Linux 5.11: a cgroup may be told not to count its children.
         return self._read(path, "memory.use_hierarchy").strip() != "0"
+
+    def _kills(self, path: str, own: int | None) -> int | None:
+        """Kills in the subtree; version 1 counts each in the victim's own cgroup alone."""
+        if self.version == 2 or own is None:
+            return own
+        inner = (self._path(Path(folder)) for folder, _, _ in os.walk(self._folder(path)))
+        counted = (parse_pairs(self._read(one, self._files["events"])) for one in inner)
+        return sum(events.get("oom_kill", 0) for events in counted)
 
     def _swap_kb(self, path: str, usage_kb: int | None) -> int | None:
         swap_kb = self._kb(path, "swap_usage")

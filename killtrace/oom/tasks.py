@@ -65,7 +65,9 @@ def _read_task(procfs: ProcFs, stat: Stat, controller: str | None) -> Task | Non
         return None
     memory = parse_memory(parse_status(status))
     if memory is None and stat.state == _ZOMBIE:
-        memory = _memory_of_threads(procfs, stat.pid)
+        memory, living = _of_other_threads(procfs, stat.pid)
+        # Version 1 shows what has ended in the root; the OOM killer still counts it where it was.
+        cgroups = living if living and controller else cgroups
     return Task(
         pid=stat.pid,
         comm=stat.comm,
@@ -78,14 +80,14 @@ def _read_task(procfs: ProcFs, stat: Stat, controller: str | None) -> Task | Non
     )
 
 
-def _memory_of_threads(procfs: ProcFs, pid: int) -> Memory | None:
-    """The memory of a process whose first thread has ended before the others."""
+def _of_other_threads(procfs: ProcFs, pid: int) -> tuple[Memory | None, bytes | None]:
+    """Memory and cgroups of a process whose first thread has ended before the others."""
     for tid in _threads(procfs, pid):
         status = procfs.read(pid, f"task/{tid}/status")
         memory = parse_memory(parse_status(status)) if status else None
         if memory is not None:
-            return memory
-    return None
+            return memory, procfs.read(pid, f"task/{tid}/cgroup")
+    return None, None
 
 
 def _in_vfork(procfs: ProcFs, task: Task, parent: Task | None) -> bool:
