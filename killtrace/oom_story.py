@@ -7,15 +7,17 @@ mm_struct, and the nearest memcg that is at its limit), and the kernel log's rep
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from killtrace.attribute import Attribution
 from killtrace.decode import RawMemory, RawOom, RawSignal
 from killtrace.describe import Oom
-from killtrace.evidence.kernel_log import OomKill
 from killtrace.gfp import gfp_words
 from killtrace.model import Process
 from killtrace.text import decode
+
+if TYPE_CHECKING:
+    from killtrace.evidence.kernel_log import OomKill
 
 # enum oom_constraint, include/linux/oom.h.
 _SCOPES = ("system", "cpuset", "mempolicy", "memcg")

@@ -6,9 +6,12 @@ import os
 import time
 from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from killtrace.evidence.kernel_log import KernelLine, OomKill, Parser
 from killtrace.text import decode
+
+if TYPE_CHECKING:
+    from killtrace.evidence.kernel_log import OomKill, Parser
 
 _KEPT = 256
 # The report is printed around the kill; a record is judged some 6 ms after it.
@@ -21,7 +24,7 @@ class KernelLog:
     """Follows /dev/kmsg (Documentation/ABI/testing/dev-kmsg) from now on; absent is no fault."""
 
     def __init__(self, path: Path = Path("/dev/kmsg")) -> None:
-        self._parser = Parser()
+        self._parser: Parser | None = None
         self._kills: deque[OomKill] = deque(maxlen=_KEPT)
         try:
             self._fd: int | None = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -43,6 +46,10 @@ class KernelLog:
         return None
 
     def _drain(self, fd: int) -> None:
+        # Imported here: most runs see no OOM kill.
+        from killtrace.evidence.kernel_log import KernelLine, OomKill, Parser
+
+        parser = self._parser = self._parser or Parser()
         while True:
             try:
                 record = os.read(fd, _RECORD_MAX)
@@ -52,7 +59,7 @@ class KernelLog:
                 return
             if not record:
                 return
-            event = self._parser.feed(KernelLine(_text(record)))
+            event = parser.feed(KernelLine(_text(record)))
             if isinstance(event, OomKill):
                 self._kills.append(event)
 

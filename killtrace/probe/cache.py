@@ -10,7 +10,6 @@ import hashlib
 import os
 import platform
 import stat
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -77,6 +76,8 @@ def load(where: Path, name: str) -> Compiled | None:
 
 def save(where: Path, name: str, compiled: Compiled) -> None:
     """Keep programs under a name; the oldest go.  A folder that can't be used is no fault."""
+    import tempfile
+
     try:
         where.parent.mkdir(exist_ok=True)
         where.mkdir(mode=0o700, exist_ok=True)

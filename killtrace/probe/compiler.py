@@ -16,13 +16,13 @@ from killtrace.probe import bcc_module, source, syscalls
 from killtrace.probe.programs import (
     PROG_KPROBE,
     PROG_RAW_TRACEPOINT,
+    RAW_TRACEPOINT_PREFIX,
     Compiled,
     MapSpec,
     ProgramsError,
     relocatable,
 )
 
-RAW_TRACEPOINT_PREFIX = "raw_tracepoint__"
 _MAP_INFO_BY_FD = 15  # BPF_OBJ_GET_INFO_BY_FD
 
 

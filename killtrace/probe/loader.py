@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import NamedTuple
 
 from killtrace.errors import NotPermittedError, UnsupportedError
-from killtrace.probe import bcc_module, cache, compiler, source, syscalls
+from killtrace.probe import cache, source, syscalls
 from killtrace.probe.execs import ExecMap
-from killtrace.probe.programs import BPF_NOEXIST, Loaded, LoadError
+from killtrace.probe.programs import BPF_NOEXIST, RAW_TRACEPOINT_PREFIX, Loaded, LoadError
 from killtrace.probe.ring import Ring
 
 _CONTROL_ARMED, _CONTROL_FOLD, _CONTROL_PER_CPU_OFFSET = 0, 1, 2
@@ -108,6 +108,9 @@ class Probe:
                 return Loaded(kept, self._possible_cpus)
             except OSError:
                 cache.forget(where, name)
+        # Imported here: what is compiled already is started without.
+        from killtrace.probe import compiler
+
         compiled = compiler.compile_programs(options, debug=self._debug)
         try:
             loaded = Loaded(compiled, self._possible_cpus)
@@ -137,8 +140,8 @@ class Probe:
 
     def _attach(self, options: source.Options) -> None:
         for name in self._loaded.programs:
-            if name.startswith(compiler.RAW_TRACEPOINT_PREFIX):
-                event = name.removeprefix(compiler.RAW_TRACEPOINT_PREFIX)
+            if name.startswith(RAW_TRACEPOINT_PREFIX):
+                event = name.removeprefix(RAW_TRACEPOINT_PREFIX)
                 self._loaded.attach_raw_tracepoint(event, name)
         if options.oom_kprobe:
             try:
@@ -259,5 +262,7 @@ def with_kprobes(options: source.Options) -> source.Options:
 
 def bcc_version() -> str:
     """The version of the bcc that is loaded or would be; UnsupportedError where there is none."""
+    from killtrace.probe import bcc_module
+
     module: ModuleType = bcc_module.load()
     return str(getattr(module, "__version__", "unknown"))

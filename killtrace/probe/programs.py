@@ -26,6 +26,7 @@ _LOG_SIZE = 1 << 20
 
 
 BPF_NOEXIST = 1
+RAW_TRACEPOINT_PREFIX = "raw_tracepoint__"  # of the programs that bcc's macro makes
 _IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408  # PERF_EVENT_IOC_*, include/uapi/linux/perf_event.h
 
 

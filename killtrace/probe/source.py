@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from killtrace.errors import UnsupportedError
-from killtrace.probe import layout
-from killtrace.probe.btf import BtfError
 
 # In this order: each uses what stands before it.  bcc rewrites one text only, so they are joined.
 _ALWAYS = ("headers.h", "killtrace.h", "task.c", "memory.c", "signal.c", "process.c")
@@ -101,6 +98,12 @@ def stub_headers(folder: Path, btf_path: Path = BTF_PATH) -> Mapping[str, int]:
 
     UnsupportedError (69) where the kernel's BTF lacks something that is needed.
     """
+    # Imported here: what is compiled already is started without.
+    import shutil
+
+    from killtrace.probe import layout
+    from killtrace.probe.btf import BtfError
+
     try:
         kernel = layout.from_btf(btf_path.read_bytes())
     except BtfError as error:
