@@ -45,10 +45,10 @@ def headline(scope: Scope) -> str:
     name = "system" if scope.memcg is None else f"cgroup {text.escape(scope.memcg)}"
     parts = []
     if scope.usage_kb is not None:
-        of = (
-            f" of {size(scope.limit_kb)}" if scope.limit_kb is not None else ", no limit of its own"
-        )
-        parts.append(f"{size(scope.usage_kb)}{of} used")
+        limited = scope.limit_kb is not None
+        of = f" of {size(scope.limit_kb or 0)} used" if limited else " used, no limit of its own"
+        cache = f" ({size(scope.cache_kb)} of it file cache)" if scope.cache_kb else ""
+        parts.append(f"{size(scope.usage_kb)}{of}{cache}")
     if scope.headroom_kb is not None:
         bound = f" below {text.escape(scope.bound_by)}'s limit" if scope.bound_by else ""
         parts.append(f"{size(scope.headroom_kb)} left{bound}")
