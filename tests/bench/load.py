@@ -1,0 +1,53 @@
+"""The loads of load.c, compiled once and run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent / "load.c"
+
+
+class Told:
+    """What a load printed: names with their values, in order."""
+
+    def __init__(self, text: str) -> None:
+        self._rows: dict[str, list[list[str]]] = defaultdict(list)
+        for line in text.splitlines():
+            name, *values = line.split()
+            self._rows[name].append(values)
+
+    def number(self, name: str) -> int:
+        return int(self._rows[name][0][0])
+
+    def numbers(self, name: str) -> list[int]:
+        return [int(values[0]) for values in self._rows[name]]
+
+    def rows(self, name: str) -> list[tuple[int, ...]]:
+        return [tuple(int(value) for value in values) for values in self._rows[name]]
+
+
+class Load:
+    """The compiled program."""
+
+    def __init__(self, folder: Path) -> None:
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            raise SystemExit("bench: there is no C compiler; install it: apt-get install gcc")
+        self.program = folder / "load"
+        subprocess.run(
+            [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(self.program), str(SOURCE)],
+            check=True,
+        )
+
+    def run(self, *arguments: object) -> Told:
+        """Run a load to its end."""
+        command = [str(self.program), *map(str, arguments)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        return Told(done.stdout)
+
+    def ns(self, *arguments: object) -> int:
+        """Run a load for the time that it took, in nanoseconds."""
+        return self.run(*arguments).number("ns")
