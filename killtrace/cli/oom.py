@@ -66,6 +66,8 @@ def oom(cgroup: str | None, adjustments: tuple[str, ...], watch: bool, form: str
       sudo killtrace oom
       sudo killtrace oom --cgroup /system.slice/nginx.service
       sudo killtrace oom --adj 4711=-500
+
+    Exit status: 0 done, 3 no such cgroup or process.
     """
     what_if = parse_what_if(adjustments)
     enricher = open_enricher(clock.wall_offset_ns())
@@ -78,10 +80,13 @@ def oom(cgroup: str | None, adjustments: tuple[str, ...], watch: bool, form: str
             "run it as root, outside of containers",
             err=True,
         )
-    if watch:
-        _watch(surveyor, enricher, wanted)
-    else:
-        _write("".join(f"{line}\n" for line in _lines(surveyor, enricher, wanted)))
+    try:
+        if watch:
+            _watch(surveyor, enricher, wanted)
+        else:
+            _write("".join(f"{line}\n" for line in _lines(surveyor, enricher, wanted)))
+    except BrokenPipeError:  # `| head` has seen enough; click would make it a failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _lines(surveyor: Surveyor, enricher: Enricher, wanted: _Wanted) -> list[str]:
