@@ -120,7 +120,12 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "realtime": _realtime,
     "seccomp_event": _seccomp_event,
     "set_tid": _set_tid,
-    **{name: _program(name) for name in ("/bin/kill", "bash", "cc", "killall", "pkill", "setpriv")},
+    "sshd": _program("/usr/sbin/sshd"),
+    **{
+        name: _program(name)
+        for name in ("/bin/kill", "bash", "cc", "killall", "perl", "pkill", "setpriv", "ssh", "su")
+    },
+    "tmux": _program("tmux"),
 }
 
 
