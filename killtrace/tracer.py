@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from killtrace import attribute, clock, decode, describe
@@ -25,14 +24,13 @@ from killtrace.order import SLACK_NS, Orderer
 from killtrace.probe import kallsyms, source
 from killtrace.probe.loader import LostCounts, Probe
 from killtrace.probe.ring import samples
+from killtrace.runs import PERIOD_NS, First, Run, Runs, rest_of
 
 _RESULTS: tuple[Result, ...] = ("delivered", "ignored", "already_pending", "overflow", "lost_info")
 # After the doorbell: what comes within this shares its wake-up.
 _BATCH_S = 0.004
 _LEFTOVER_MS = 4
-_FOLD_PERIOD_NS = 200_000_000
 _LOSSES_PERIOD_NS = 1_000_000_000
-_FOLD_SIGNALS = 4096
 _IDLE_MS = 1000
 # In a storm: how many records a round tells, how often the buffers are emptied meanwhile, and how
 # many records are held (some 20 MB) before the rest is left in the buffers, and counted if lost.
@@ -59,12 +57,13 @@ class Tracer:
         self._correlator = Correlator()
         self._kernel_log = KernelLog()
         self._oom = OomStories(os.sysconf("SC_PAGE_SIZE") // 1024)
-        self._folds: dict[int, tuple[Signal, tuple[int, int], int]] = {}
-        self._resting: dict[int, tuple[Signal, tuple[int, int], int]] | None = None
-        self._last_flip_ns = self._last_losses_ns = clock.boot_ns()
+        self._last_losses_ns = clock.boot_ns()
         self._told_lost = LostCounts(0, 0, 0)
         self._undecodable = 0
         self._probe = Probe(options, buffer_pages=buffer_pages, debug=debug)
+        self._runs = Runs(
+            self._probe.change_fold_table, self._probe.read_resting_folds, clock.boot_ns
+        )
         # The first record will wait for the symbols; being ready need not.
         self._symbols = kallsyms.Kallsyms(b"")
         self._read_symbols = threading.Thread(target=self._take_symbols, daemon=True)
@@ -121,10 +120,10 @@ class Tracer:
         """Wait for records, at most so long, and return those that are ripe, oldest first."""
         if self._order.has_older(self._ripe_before_ns):
             timeout_ms = 0
-        elif len(self._order) or self._resting is not None:
+        elif len(self._order) or self._runs.are_resting:
             timeout_ms = min(timeout_ms, _LEFTOVER_MS)
-        elif self._folds:
-            timeout_ms = min(timeout_ms, _FOLD_PERIOD_NS // 1_000_000)
+        elif self._runs.are_open:
+            timeout_ms = min(timeout_ms, PERIOD_NS // 1_000_000)
         if self._probe.wait(timeout_ms) and timeout_ms:
             time.sleep(_BATCH_S)
         self._drain()
@@ -134,14 +133,18 @@ class Tracer:
         """All that is still held back: the last records, runs and losses."""
         self._probe.detach()  # in a flood, there would be no end
         records: list[Record] = []
-        for flip in (True, False):
+        changed = False
+        while True:
             time.sleep(2 * SLACK_NS / 1e9)
             self._drain()
             while self._order.has_older(self._ripe_before_ns):
                 records += self._collect()
             records += self._collect()
-            if flip and self._resting is None:
-                self._flip()
+            if not self._runs.are_resting:
+                if changed and not self._runs.are_open:
+                    break
+                self._runs.change()
+                changed = True
         return records + list(self._losses())
 
     def close(self) -> None:
@@ -177,7 +180,8 @@ class Tracer:
                 continue
             yield from self._judge(record)
         if not self._order.has_older(self._ripe_before_ns):
-            yield from self._fold_upkeep()
+            for run, first in self._runs.upkeep(self._ripe_before_ns):
+                yield self._rest(run, first)
         now_ns = clock.boot_ns()
         if now_ns - self._last_losses_ns >= _LOSSES_PERIOD_NS:
             self._last_losses_ns = now_ns
@@ -229,7 +233,7 @@ class Tracer:
         if record.target_ended != decode.ENDED_DEAD:
             self._correlator.signal(key, signal, record.disposition)
         if record.fold_id:
-            self._folds[record.fold_id] = (signal, key, record.disposition)
+            self._runs.begin(record.fold_id, First(signal, key, record.disposition))
         return signal
 
     def _oom_story(
@@ -255,37 +259,12 @@ class Tracer:
 
     # --- runs of identical signals, and losses -------------------------------------------------
 
-    def _fold_upkeep(self) -> Iterator[Record]:
-        since_flip_ns = self._ripe_before_ns - self._last_flip_ns
-        if self._resting is not None:
-            # All that was generated before the change has been judged, the first of runs too.
-            if since_flip_ns > SLACK_NS:
-                yield from self._tell_runs(self._resting)
-                self._resting = None
-        elif self._folds and (
-            since_flip_ns >= _FOLD_PERIOD_NS or len(self._folds) >= _FOLD_SIGNALS
-        ):
-            self._flip()
-
-    def _flip(self) -> None:
-        self._probe.change_fold_table()
-        self._last_flip_ns = clock.boot_ns()
-        self._resting, self._folds = self._folds, {}
-
-    def _tell_runs(
-        self, firsts: dict[int, tuple[Signal, tuple[int, int], int]]
-    ) -> Iterator[Record]:
-        for run in self._probe.read_resting_folds():
-            first = firsts.get(run.fold_id) or self._folds.get(run.fold_id)
-            if first is None:  # the first of the run was lost, and so is its face
-                yield Lost(run.last_time_ns + self._offset_ns, run.repeats, "signals")
-                continue
-            signal, key, disposition = first
-            told = replace(
-                signal, time_ns=run.last_time_ns + self._offset_ns, repeats=run.repeats - 1
-            )
-            self._correlator.signal(key, told, disposition)
-            yield told
+    def _rest(self, run: Run, first: First | None) -> Record:
+        if first is None:  # the first of the run was lost, and so is its face
+            return Lost(run.last_time_ns + self._offset_ns, run.repeats, "signals")
+        told = rest_of(run, first, self._offset_ns)
+        self._correlator.signal(first.target, told, first.disposition)
+        return told
 
     def _losses(self) -> Iterator[Record]:
         lost = self._probe.lost()

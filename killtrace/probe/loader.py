@@ -15,6 +15,7 @@ from killtrace.probe import cache, source, syscalls
 from killtrace.probe.execs import ExecMap
 from killtrace.probe.programs import BPF_NOEXIST, RAW_TRACEPOINT_PREFIX, Loaded, LoadError
 from killtrace.probe.ring import Ring
+from killtrace.runs import Run
 
 _CONTROL_ARMED, _CONTROL_FOLD, _CONTROL_PER_CPU_OFFSET = 0, 1, 2
 _STAT_SIGNALS, _STAT_LOST_SIGNALS, _STAT_LOST_DEATHS, _STAT_UNTRACKED = 0, 1, 2, 3
@@ -22,14 +23,6 @@ _STAT_EXECS = 4
 _OOM_FUNCTION, _OOM_PROGRAM = "oom_kill_process", "kt_oom_kill_process"
 _FOLD = struct.Struct("=QQQ")  # struct kt_fold
 KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
-
-
-class FoldRun(NamedTuple):
-    """A run of identical signals that came after the one that was told; times are boot time."""
-
-    fold_id: int
-    repeats: int
-    last_time_ns: int
 
 
 class LostCounts(NamedTuple):
@@ -179,10 +172,10 @@ class Probe:
         self._generation ^= 1
         self._control(_CONTROL_FOLD, self._generation)
 
-    def read_resting_folds(self) -> Iterator[FoldRun]:
+    def read_resting_folds(self) -> Iterator[Run]:
         """Empty the resting table: the runs that had repeats."""
         values = self._maps[f"fold{self._generation ^ 1}"].take_all()
-        for run in map(FoldRun._make, _FOLD.iter_unpack(values)):
+        for run in map(Run._make, _FOLD.iter_unpack(values)):
             if run.repeats:
                 yield run
 
