@@ -5,15 +5,18 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 
 from killtrace import text
 from killtrace.enrich.logins import Logins
 from killtrace.enrich.procfs import ProcFs
 from killtrace.enrich.users import Users
-from killtrace.model import Process
+from killtrace.model import Ancestor, Process
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ _PTS = "/dev/pts/"
 _MASTER_LINKS = ("/dev/ptmx", "/dev/pts/ptmx")
 _INDEX = re.compile(rb"^tty-index:\s*(\d+)", re.MULTILINE)
 _SSHD = re.compile(r"sshd(-session)?")
+_HOLDERS = re.compile(r"sshd(-session)?|tmux: server|tmux|screen|SCREEN|mosh-server|ttyd|script")
 # A tty that nobody holds is not looked for again at once: a storm of Ctrl-C must stay cheap.
 _MISS_S = 0.5
 _TCP_ESTABLISHED = "01"
@@ -80,7 +84,9 @@ class Terminals:
         logins: Logins,
         users: Users,
         monotonic: Callable[[], float] = time.monotonic,
+        devices: Path = Path("/"),
     ) -> None:
+        self._devices = devices
         self._procfs = procfs
         self._logins = logins
         self._users = users
@@ -89,12 +95,25 @@ class Terminals:
         self._holders: dict[tuple[str, int, int], Holder] = {}
         self._last: dict[str, Holder] = {}
         self._missed: dict[str, float] = {}
+        # A thread learns of new terminals meanwhile (ttywatch.py).
+        self._lock = threading.RLock()
 
-    def warm(self) -> None:
-        """Learn the holder of every terminal that is open now."""
-        self._scan()
-        for tty in tuple(self._masters):
-            self.holder(tty)
+    def learn(self, ttys: Sequence[str] = ()) -> None:
+        """Look at the holders of these terminals again, and at those of all that are new."""
+        with self._lock:
+            self._scan()
+            self._holders = {key: held for key, held in self._holders.items() if key[0] not in ttys}
+            for tty in tuple(self._masters):
+                if tty in ttys or tty not in self._last:
+                    self.holder(tty)
+
+    def forget(self, ttys: Sequence[str]) -> None:
+        """These have just been made: what bore their names before is no more."""
+        with self._lock:
+            for tty in ttys:
+                self._last.pop(tty, None)
+                self._masters.pop(tty, None)
+                self._missed.pop(tty, None)
 
     def holder(self, tty: str | None, of: int | None = None) -> Holder | None:
         """Who holds the master of `tty` ("/dev/pts/3"); None for other devices, or if unknown.
@@ -104,6 +123,10 @@ class Terminals:
         """
         if tty is None or not tty.startswith(_PTS):
             return None
+        with self._lock:
+            return self._holder(tty, of)
+
+    def _holder(self, tty: str, of: int | None) -> Holder | None:
         alive = [master for master in self._masters.get(tty, ()) if self._still(master, tty)]
         if not alive and self._monotonic() >= self._missed.get(tty, 0.0):
             self._scan()
@@ -184,12 +207,21 @@ class Terminals:
             host = login.host if login else None
             if host is None and _SSHD.fullmatch(process.comm or ""):
                 host = self._peer(master.pid)
-            user = user or self._users.name(process.loginuid)
+            user = user or self._users.name(process.loginuid) or self._owner(process, tty)
             found = Holder(process, user, host)
             if user is None:  # a login that is being made may be recorded in a moment
                 return found
             self._holders[key] = found
         return self._holders[key]
+
+    def _owner(self, holder: Process, tty: str) -> str | None:
+        """Whom sshd has given the terminal to (pty_setowner in its sshpty.c)."""
+        if not _SSHD.fullmatch(holder.comm or ""):
+            return None
+        try:
+            return self._users.name((self._devices / tty.removeprefix("/")).stat().st_uid)
+        except OSError:
+            return None
 
     def _peer(self, pid: int) -> str | None:
         """The other end of sshd's own connection: known even where no login was recorded."""
@@ -203,6 +235,19 @@ class Terminals:
                 if inode in inodes
             }
         )
+
+
+def by_family(target: Process) -> Holder | None:
+    """Who made the terminal of a process, where its holder is gone: its session's parent.
+
+    Only of those that are known to keep the terminals that they make; None otherwise.
+    """
+    above = [Ancestor(target.pid, target.comm, target.cmdline), *target.ancestors]
+    for leader, parent in pairwise(above):
+        if leader.pid == target.sid and _HOLDERS.fullmatch(parent.comm or ""):
+            made = Process(pid=parent.pid, comm=parent.comm, cmdline=parent.cmdline)
+            return Holder(made, gone=True)
+    return None
 
 
 def _only(values: Iterable[str]) -> str | None:

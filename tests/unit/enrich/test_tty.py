@@ -9,8 +9,9 @@ from faketree import FakeProc, utmp_entry
 
 from killtrace.enrich.logins import Login, Logins, parse_session, parse_utmp, session_of
 from killtrace.enrich.procfs import ProcFs
-from killtrace.enrich.tty import Terminals, parse_tcp
+from killtrace.enrich.tty import Terminals, by_family, parse_tcp
 from killtrace.enrich.users import Users
+from killtrace.model import Ancestor, Process
 
 PTS3 = (136 << 8) | 3
 
@@ -97,7 +98,7 @@ def test_each_container_has_its_own_first_terminal(
 def test_a_holder_that_is_gone_is_still_named(fake_proc: FakeProc, terminals: Terminals) -> None:
     fake_proc.add(200, "xterm", uid=1000, loginuid="1000")
     fake_proc.add_fd(200, 7, "/dev/ptmx", 3)
-    terminals.warm()
+    terminals.learn()
     fake_proc.remove(200)
     found = terminals.holder("/dev/pts/3")
     assert found is not None
@@ -109,7 +110,7 @@ def test_a_pid_that_changed_hands_is_not_the_holder(
 ) -> None:
     fake_proc.add(200, "xterm")
     fake_proc.add_fd(200, 7, "/dev/ptmx", 3)
-    terminals.warm()
+    terminals.learn()
     fake_proc.remove(200)
     fake_proc.add(200, "other", start=9999)
     fake_proc.add(210, "tmux: server", start=9990)
@@ -235,3 +236,50 @@ def test_a_real_pseudoterminal(tmp_path: Path) -> None:
     finally:
         os.close(master)
         os.close(slave)
+
+
+def test_a_new_terminal_of_an_old_name(
+    fake_proc: FakeProc, terminals: Terminals, clock: Clock
+) -> None:
+    fake_proc.add(200, "xterm", loginuid="1000")
+    fake_proc.add_fd(200, 7, "/dev/ptmx", 3)
+    terminals.learn()
+    fake_proc.remove(200)
+    terminals.forget(["/dev/pts/3"])
+    assert terminals.holder("/dev/pts/3") is None
+    fake_proc.add(210, "sshd")
+    fake_proc.add_fd(210, 7, "/dev/ptmx", 3)
+    terminals.learn(["/dev/pts/3"])
+    fake_proc.remove(210)
+    found = terminals.holder("/dev/pts/3")
+    assert found is not None and (found.process.pid, found.gone) == (210, True)
+
+
+def test_whom_sshd_gave_the_terminal_to(
+    fake_proc: FakeProc, terminals: Terminals, tmp_path: Path
+) -> None:
+    (tmp_path / "dev/pts").mkdir(parents=True)
+    (tmp_path / "dev/pts/3").touch()
+    os.chown(tmp_path / "dev/pts/3", os.getuid(), -1)
+    here = Terminals(
+        ProcFs(fake_proc.root),
+        Logins(tmp_path / "utmp", tmp_path / "sessions"),
+        Users(tmp_path / "nobody", lookup=lambda uid: f"user {uid}"),
+        devices=tmp_path,
+    )
+    fake_proc.add(200, "sshd", uid=0)
+    fake_proc.add_fd(200, 7, "/dev/ptmx", 3)
+    found = here.holder("/dev/pts/3")
+    assert found is not None and found.user == f"user {os.getuid()}"
+
+
+def test_the_family_of_a_terminal_that_is_gone() -> None:
+    sshd, bash = Ancestor(20, "sshd"), Ancestor(30, "bash")
+    leader = Process(pid=30, sid=30, comm="bash", ancestors=(sshd, Ancestor(1, "systemd")))
+    child = Process(pid=40, sid=30, comm="sleep", ancestors=(bash, sshd))
+    for target in (leader, child):
+        found = by_family(target)
+        assert found is not None and (found.process.pid, found.gone) == (20, True)
+    assert by_family(Process(pid=30, sid=30, ancestors=(Ancestor(5, "cron"),))) is None
+    assert by_family(Process(pid=40, sid=30, ancestors=(Ancestor(31, "sh"),))) is None
+    assert by_family(Process(pid=40)) is None
