@@ -16,6 +16,8 @@ from killtrace.enrich.enricher import open_enricher, open_terminals
 from killtrace.enrich.execlog import ExecLog
 from killtrace.enrich.kmsg import KernelLog
 from killtrace.enrich.oomreason import OomReasons
+from killtrace.enrich.tty import by_family
+from killtrace.enrich.ttywatch import TerminalWatch
 from killtrace.errno_names import errno_name
 from killtrace.explain import Act, Explainer
 from killtrace.model import Attempt, Lost, Process, Record, Result, Signal
@@ -78,6 +80,7 @@ class Tracer:
         )
         self._explainer = Explainer(executions, OomReasons())
         self._remember_running()
+        TerminalWatch(self._terminals.forget, self._terminals.learn).start()
         self._probe.arm()
 
     def _take_symbols(self) -> None:
@@ -206,7 +209,7 @@ class Tracer:
         sender, target = self._ends.process(record.sender), self._ends.process(record.target)
         holder = None
         if found.kind in ("terminal", "hangup"):
-            holder = self._terminals.holder(target.tty, target.pid)
+            holder = self._terminals.holder(target.tty, target.pid) or by_family(target)
         origin = describe.origin(
             found,
             record,
