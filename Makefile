@@ -33,7 +33,7 @@ install:
 	@echo "installed: try  sudo killtrace"
 
 uninstall:
-	rm -rf $(PREFIX) $(BIN)/killtrace
+	rm -rf $(PREFIX) $(BIN)/killtrace /var/cache/killtrace/programs
 
 depends:
 	$(APT) $(TEST_DEPENDS)
@@ -78,6 +78,10 @@ test: depends
 	$(MAKE) kernel-test
 	$(MAKE) vm-test
 	$(MAKE) matrix
+
+# Side by side with bpftrace; `--small` shows in a minute that it works.
+bench: depends
+	$(PYTHON) tests/bench
 
 clean:
 	rm -rf $(VENV) build killtrace.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
