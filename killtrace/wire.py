@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 from killtrace import signames
@@ -33,8 +34,12 @@ _NS = 1_000_000_000
 def format_time(time_ns: int) -> str:
     """RFC 3339 in UTC with nanoseconds, from nanoseconds since the epoch."""
     seconds, nanoseconds = divmod(time_ns, _NS)
-    stamp = datetime.fromtimestamp(seconds, tz=timezone.utc)
-    return f"{stamp:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+    return f"{_second(seconds)}.{nanoseconds:09d}Z"
+
+
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, tz=timezone.utc):%Y-%m-%dT%H:%M:%S}"
 
 
 def parse_time(text: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from killtrace.model import Container
 
@@ -76,6 +77,7 @@ _POD_SLICE = re.compile(rf"(?:.*-)?kubepods(?:-[a-z]+)?-pod{_POD_UID}\.slice(?::
 _POD_FOLDER = re.compile(rf"pod{_POD_UID}")
 
 
+@lru_cache(maxsize=1024)
 def place(path: str) -> Place:
     """Read a cgroup path, as /proc/PID/cgroup has it, whichever hierarchy it is from.
 

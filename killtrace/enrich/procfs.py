@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from killtrace import text
@@ -69,6 +70,7 @@ def parse_status(raw: bytes) -> dict[str, str]:
     return {name: value.strip() for name, colon, value in pairs if colon}
 
 
+@lru_cache(maxsize=1024)
 def parse_cmdline(raw: bytes) -> tuple[str, ...]:
     """/proc/PID/cmdline as arguments; a title written over them may lack the last NUL."""
     if not raw:

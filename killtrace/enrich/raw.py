@@ -23,6 +23,8 @@ _PTS = re.compile(r"pts(\d+)$")
 # A process's own files are read again after this: its title may change, its place hardly.
 _CACHE_S = 1.0
 _CACHE_ENTRIES = 8192
+# In a storm, the same few ancestors come again and again; but each may exec at any time.
+_ANCESTOR_S = 0.05
 _EXEC = struct.Struct("<" + decode.codes(decode.EXEC_FIELDS))
 
 RecallExec = Callable[[int], "bytes | None"]
@@ -39,6 +41,7 @@ class Ends:
         self._enricher = enricher
         self._recall_exec = recall_exec
         self._offset_ns = start_offset_ns
+        self._ancestors: dict[RawAncestor, tuple[float, Ancestor]] = {}
         self._cache: OrderedDict[tuple[int, int, int, bytes], tuple[float, Process]] = OrderedDict()
 
     def process(self, raw: RawTask) -> Process:
@@ -95,6 +98,17 @@ class Ends:
         return replace(process, title=" ".join(current).strip())
 
     def _ancestor(self, raw: RawAncestor) -> Ancestor:
+        now = time.monotonic()
+        cached = self._ancestors.get(raw)
+        if cached is not None and now - cached[0] < _ANCESTOR_S:
+            return cached[1]
+        if len(self._ancestors) > _CACHE_ENTRIES:
+            self._ancestors.clear()
+        ancestor = self._looked_up(raw)
+        self._ancestors[raw] = (now, ancestor)
+        return ancestor
+
+    def _looked_up(self, raw: RawAncestor) -> Ancestor:
         cmdline: tuple[str, ...] | None = None
         entry = self._recall_exec(raw.tgid)
         if entry is not None:

@@ -8,6 +8,8 @@ from typing import TextIO
 from killtrace.model import Record
 from killtrace.wire import record_to_json
 
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class JsonSink:
     """Writes each record as one line of JSON; `end_round` flushes."""
@@ -17,7 +19,7 @@ class JsonSink:
 
     def write(self, record: Record) -> bool:
         """Write one record; True: it was shown."""
-        self._out.write(json.dumps(record_to_json(record), separators=(",", ":")) + "\n")
+        self._out.write(_ENCODE(record_to_json(record)) + "\n")
         return True
 
     def end_round(self) -> None:
