@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
+from operator import attrgetter
 from typing import Any
 
 from killtrace.model import Process, Record, Signal
+
+# All of a signal but when it came and how often.
+_content = attrgetter(*(f.name for f in fields(Signal) if f.name not in ("time_ns", "repeats")))
 
 
 def fold(records: Iterable[Record]) -> list[Record]:
@@ -48,9 +52,7 @@ def _identity(process: Process) -> tuple[int, int | None, int | None]:
 
 
 def _identical(one: Record | None, other: Signal) -> bool:
-    return isinstance(one, Signal) and one == replace(
-        other, time_ns=one.time_ns, repeats=one.repeats
-    )
+    return isinstance(one, Signal) and _content(one) == _content(other)
 
 
 def _joined(earlier: Record | None, last: Signal) -> Signal:
