@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import time
@@ -15,8 +16,9 @@ from killtrace import signames
 from killtrace.enrich.procfs import ProcFs
 from killtrace.errors import NotFoundError, OutputError
 from killtrace.model import Record
+from killtrace.privileges import require_privileges
 from killtrace.probe import source
-from killtrace.probe.loader import require_privileges, with_kprobes
+from killtrace.probe.loader import with_kprobes
 from killtrace.tracer import Tracer
 
 DEFAULT_MASK = frozenset(int(getattr(signal, name)) for name in signames.DEFAULT_SIGNALS)
@@ -102,6 +104,9 @@ def start_tracer(
     """Compile and attach; the named targets are checked again once they are watched."""
     require_privileges()
     tracer = Tracer(with_kprobes(options), buffer_pages=buffer_pages, debug=debug)
+    # What is there now stays: the collector need not look at it again, nor at every few records.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     tracer.allow_senders(senders)
     tracer.allow_users(uids)
     if targets:
