@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from killtrace import signames
 
@@ -47,9 +48,12 @@ Options = Mapping[str, str]
 
 def program(cmdline: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """The program's own name and its arguments: a script's, where an interpreter runs one."""
-    if not cmdline:
-        return "", ()
-    name, rest = base_name(cmdline[0]).removeprefix("-"), tuple(cmdline[1:])
+    return _program(tuple(cmdline)) if cmdline else ("", ())
+
+
+@lru_cache(maxsize=4096)
+def _program(cmdline: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    name, rest = base_name(cmdline[0]).removeprefix("-"), cmdline[1:]
     if not _INTERPRETER.fullmatch(name):
         return name, rest
     at = 0

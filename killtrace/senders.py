@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from functools import lru_cache
 
 from killtrace import signames, text
 from killtrace.command_line import base_name, program, signal_of, split, word_set
@@ -13,15 +13,18 @@ _S = 1_000_000_000
 SIGHUP, SIGABRT, SIGKILL, SIGTERM = 1, 6, 9, 15
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_CRONS = {
-    **dict.fromkeys(["cron", "crond", "fcron", "cronie", "anacron", "busybox crond"], "a cron job"),
-    **dict.fromkeys(["atd"], "an at job"),
-}
 _CI = word_set(
     "gitlab-runner gitlab-runner-helper Runner.Worker Runner.Listener Agent.Worker"
     " buildkite-agent circleci-agent circleci-runner woodpecker-agent drone-agent drone-runner"
     " act_runner forgejo-runner travis-worker bamboo-agent teamcity-agent"
 )
+# By name, and by the 15 characters that the kernel keeps of it.
+_SETTINGS = {
+    **dict.fromkeys(["cron", "crond", "CRON", "fcron", "cronie", "anacron"], "a cron job"),
+    "atd": "an at job",
+    **{name[:15]: f"a CI job ({name})" for name in sorted(_CI, reverse=True)},
+    **{name: f"a CI job ({name})" for name in _CI},
+}
 _JENKINS = re.compile(r"(?:jenkins\.war|agent\.jar|remoting\.jar|slave\.jar|swarm-client\.jar)")
 
 
@@ -104,18 +107,17 @@ def pattern(sender: Process) -> str | None:
     return f"user {text.escape(users[0])}" if users else None
 
 
-def setting(ancestors: Sequence[Ancestor]) -> str | None:
+@lru_cache(maxsize=1024)
+def setting(ancestors: tuple[Ancestor, ...]) -> str | None:
     """What the sender was run by, where that says much: a cron job, a CI job (its runner)."""
     for step in ancestors:
-        names = {step.comm or "", base_name((step.cmdline or ("",))[0])}
-        for name in names:
-            if name.lower() in _CRONS:
-                return _CRONS[name.lower()]
-        runner = next((known for known in _CI if known in names or known[:15] == step.comm), None)
-        if runner is None and any(_JENKINS.search(word) for word in step.cmdline or ()):
-            runner = "Jenkins"
-        if runner is not None:
-            return f"a CI job ({runner})"
+        found = _SETTINGS.get(step.comm or "")
+        if found is None and step.cmdline:
+            found = _SETTINGS.get(base_name(step.cmdline[0]))
+            if found is None and step.comm == "java" and any(map(_JENKINS.search, step.cmdline)):
+                found = "a CI job (Jenkins)"
+        if found is not None:
+            return found
     return None
 
 

@@ -87,6 +87,8 @@ def test_pattern(line: str, sought: str | None) -> None:
         ("Runner.Worker", "/opt/runner/bin/Runner.Worker spawnclient", "a CI job (Runner.Worker)"),
         ("buildkite-agent", "buildkite-agent start", "a CI job (buildkite-agent)"),
         ("gitlab-runner-h", "", "a CI job (gitlab-runner-helper)"),
+        ("gitlab-runner-h", "/usr/bin/gitlab-runner-helper x", "a CI job (gitlab-runner-helper)"),
+        ("forgejo-runner", "", "a CI job (forgejo-runner)"),
         ("java", "java -jar /usr/share/jenkins/jenkins.war", "a CI job (Jenkins)"),
         ("java", "java -jar server.jar", None),
         ("sshd", "sshd: alice", None),
