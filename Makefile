@@ -1,6 +1,7 @@
 # killtrace: install, and test.  Run as root; nothing here calls sudo.
 #   make install     killtrace into /opt/killtrace, and its command into /usr/local/bin
-#   make test        everything: lint, types, unit, real signals on this kernel, the VM, the matrix
+#   make test        lint, types, unit, and real signals on this kernel
+#   make test-all    the same, then the Vagrant VM and the matrix of kernels
 #   make check       the fast part: lint, types, unit
 #   make matrix      every kernel of vagrant/kernels.toml; make matrix KERNEL=6.1: one of them
 #   make vm-test     the tests in the Vagrant VM;  make vm: a shell in it;  make vm-clean: destroyed
@@ -20,7 +21,7 @@ VM_DEPENDS := $(MATRIX_DEPENDS) qemu-utils vagrant vagrant-libvirt libvirt-daemo
 	libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients rsync openssh-client
 
 .PHONY: install uninstall test check kernel-test matrix vm vm-test vm-clean vm-depends \
-	depends clean
+	depends clean test-all
 
 install:
 	$(APT) $(RUN_DEPENDS)
@@ -76,6 +77,9 @@ vm-clean:
 test: depends
 	$(MAKE) check
 	$(MAKE) kernel-test
+
+# The whole of it: the VM and every kernel, too.
+test-all: test
 	$(MAKE) vm-test
 	$(MAKE) matrix
 

@@ -15,6 +15,7 @@ from killtrace.cli.options import SECONDS, filter_options, format_option, make_f
 from killtrace.errors import TimedOutError
 from killtrace.filters import Filter
 from killtrace.model import Death, Lost, Record
+from killtrace.privileges import require_privileges
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -57,13 +58,12 @@ def run_live(options: Mapping[str, Any]) -> None:
     """Check the command line, trace, and show."""
     chosen = make_filter(options)
     _check(options)
-    # Imported here: --help and usage errors come at once.
+    require_privileges()
+    # Imported here: --help, usage errors and a lack of rights come at once.
     from killtrace.cli import session
     from killtrace.enrich.procfs import ProcFs
     from killtrace.probe import source
-    from killtrace.probe.loader import require_privileges
 
-    require_privileges()
     waiting = bool(options["wait"])
     signals = options["signals"] or (signames.fatal() if waiting else session.DEFAULT_MASK)
     targets = session.find_targets(chosen.pids, ProcFs())

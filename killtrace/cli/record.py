@@ -152,8 +152,8 @@ def _record(options: Mapping[str, Any], chosen: Filter, *, debug: bool) -> None:
     # Imported here: --help, usage errors and --install come at once, and without bcc.
     from killtrace.cli import session
     from killtrace.enrich.procfs import ProcFs
+    from killtrace.privileges import require_privileges
     from killtrace.probe import source
-    from killtrace.probe.loader import require_privileges
     from killtrace.store.recorder import Recorder
     from killtrace.store.service import Notifier
 

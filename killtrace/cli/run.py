@@ -52,8 +52,8 @@ def run(ctx: click.Context, shape: str, summary_file: Path | None, command: tupl
     no such command.
     """
     # Imported here: --help and usage errors come at once.
+    from killtrace.privileges import require_privileges
     from killtrace.probe.bpf_calls import host_tgid
-    from killtrace.probe.loader import require_privileges
     from killtrace.run.child import inheritance
     from killtrace.run.job import Job
 

@@ -100,7 +100,7 @@ class Bench:
     # --- storms and starts ---------------------------------------------------------------------
 
     def storm(self) -> None:
-        """Back-to-back kill(2) to one process: without a tracer, under bpftrace, under killtrace."""
+        """Back-to-back kill(2) to one process: untraced, under bpftrace, under killtrace."""
         count = self.sizes.storm
         plain = self.load.ns("storm", count) / count
         with Bpftrace(self.folder) as other:
@@ -193,7 +193,7 @@ class Bench:
         self._exact("deaths in a storm: its signals miscounted", stormed - told.number("sent"), 0)
         self._exact("deaths in a storm: lost", lost_of(records), 0)
 
-    # --- what it costs others, and itself ----------------------------------------------------------
+    # --- what it costs others, and itself -------------------------------------------------------
 
     def _on_against_off(self, what: str, *load: object, limit: float) -> None:
         """Pairs of short runs, with and without killtrace; the least of each is compared."""
