@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable
 from itertools import islice
@@ -14,6 +13,7 @@ import click
 
 from killtrace import text
 from killtrace.cli.options import filter_options, format_option, make_filter
+from killtrace.cli.output import discard_stdout
 from killtrace.cli.times import check_range, range_options, store_option
 from killtrace.errors import NotFoundError, OutputError
 from killtrace.redact import redact_record
@@ -61,8 +61,8 @@ def history(
                 found = _show_stats(opened, query, output_format)
             else:
                 found = _show(opened, query, output_format, redact)
-        except BrokenPipeError:
-            _reader_left()
+        except BrokenPipeError:  # `| head` has seen enough; click would make it a failure
+            discard_stdout()
             return
         except OSError as error:
             raise OutputError(
@@ -75,11 +75,6 @@ def history(
                 "give fewer filters or an earlier --since; `killtrace why` looks in other records,"
                 " too",
             )
-
-
-def _reader_left() -> None:
-    """`| head`: a quiet end, also for the interpreter's own flush; click would exit with 1."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show(store: Store, query: Query, output_format: str, redact: bool) -> bool:

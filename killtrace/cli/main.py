@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -12,7 +11,8 @@ import click
 
 from killtrace import __version__, text
 from killtrace.cli.live import live_options, run_live
-from killtrace.errors import KilltraceError
+from killtrace.cli.output import discard_stdout
+from killtrace.errors import KilltraceError, OutputError
 
 _COMMANDS = {
     "doctor": "what this machine can and cannot tell",
@@ -88,11 +88,13 @@ def main(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _fail(_usage_text(error), 2 if isinstance(error, click.UsageError) else 1, debug)
     except KilltraceError as error:
+        if isinstance(error, OutputError):
+            discard_stdout()
         return _fail(str(error), error.exit_status, debug)
     except (click.Abort, KeyboardInterrupt):
         return 0
     except BrokenPipeError:
-        _discard_stdout()
+        discard_stdout()
         return 0
     except OSError as error:
         if debug:
@@ -133,9 +135,4 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _discard_stdout()
-
-
-def _discard_stdout() -> None:
-    """Let the interpreter's own flush at exit find nothing to complain about."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        discard_stdout()

@@ -15,6 +15,7 @@ from types import FrameType
 import click
 
 from killtrace import clock
+from killtrace.cli.output import discard_stdout
 from killtrace.cli.session import guarded
 from killtrace.enrich.enricher import Enricher, open_enricher
 from killtrace.model import Process
@@ -86,7 +87,7 @@ def oom(cgroup: str | None, adjustments: tuple[str, ...], watch: bool, form: str
         else:
             _write("".join(f"{line}\n" for line in _lines(surveyor, enricher, wanted)))
     except BrokenPipeError:  # `| head` has seen enough; click would make it a failure
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
 
 
 def _lines(surveyor: Surveyor, enricher: Enricher, wanted: _Wanted) -> list[str]:

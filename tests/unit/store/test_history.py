@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -171,9 +172,19 @@ def test_a_broken_store(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_output_that_is_full_or_closed(path: Path) -> None:
     command = [*machine.command(), "history", "--store", str(path)]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 74, done.stderr
+    # Unbuffered, the write fails in killtrace; buffered, also in the interpreter's last flush.
+    for unbuffered in ("", "1"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                command,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            )
+        assert done.returncode == 74, done.stderr
+        assert done.stderr.count("\n") == 1
     shown = subprocess.run(
         ["bash", "-c", 'set -o pipefail; "$@" | head -1', "-", *command],
         capture_output=True,
