@@ -40,7 +40,7 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_INTERPRETER = re.compile(r"(?:ba|da|z|k|a)?sh|python[\d.]*|perl[\d.]*|ruby[\d.]*|node")
+INTERPRETER = re.compile(r"(?:ba|da|z|k|a)?sh|python[\d.]*|perl[\d.]*|ruby[\d.]*|node")
 _SHELL = re.compile(r"(?:ba|da|z|k|a)?sh")
 
 Options = Mapping[str, str]
@@ -54,7 +54,7 @@ def program(cmdline: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 @lru_cache(maxsize=4096)
 def _program(cmdline: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     name, rest = base_name(cmdline[0]).removeprefix("-"), cmdline[1:]
-    if not _INTERPRETER.fullmatch(name):
+    if not INTERPRETER.fullmatch(name):
         return name, rest
     at = 0
     while not _SHELL.fullmatch(name) and at < len(rest) and re.fullmatch(r"-[A-Zsu]+", rest[at]):

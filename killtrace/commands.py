@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from killtrace import container_commands
 from killtrace.command_line import (
+    INTERPRETER,
     SIGKILL,
     SIGTERM,
     Request,
@@ -251,3 +252,11 @@ _READERS: Mapping[str, Callable[[str, Sequence[str]], Request | None]] = {
     "sv": _sv,
     "s6-svc": _s6,
 }
+
+_NAMES = {name.encode() for name in _READERS}
+
+
+def may_ask(beginning: bytes) -> bool:
+    """Whether a command line, arguments apart by NUL, may be a request, by its first word alone."""
+    name = beginning.partition(b"\0")[0].rpartition(b"/")[2]
+    return name in _NAMES or INTERPRETER.fullmatch(name.decode("latin-1")) is not None

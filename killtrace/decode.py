@@ -306,7 +306,7 @@ def decode(data: bytes) -> RawRecord:
 
 
 # The same few processes send, and are sent, most signals: each is taken apart once.
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _task(fixed: bytes, sections: bytes) -> RawTask:
     (*head, ancestors_len, cgroup_len, exe_len, args_len, cgroup_v1, _, comm, tty) = (
         _TASK.unpack_from(fixed)

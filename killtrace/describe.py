@@ -55,7 +55,7 @@ def named(process: Process | None, limit: int = 60) -> str:
     return f"{process.pid} ({_command(process.cmdline, process.comm, limit)})"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _command(cmdline: tuple[str, ...] | None, comm: str | None, limit: int) -> str:
     return text.command(cmdline, comm, limit)
 
@@ -112,7 +112,7 @@ def is_userspace_oom(sender: Process) -> bool:
     return _kills_for_memory(sender.cmdline, sender.comm)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _kills_for_memory(cmdline: tuple[str, ...] | None, comm: str | None) -> bool:
     program = (cmdline or ("",))[0].rpartition("/")[2]
     script = (cmdline or ("", ""))[1:2]

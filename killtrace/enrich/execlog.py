@@ -20,6 +20,7 @@ Walk = Callable[[], Iterable[tuple[int, "memoryview | bytes"]]]
 _ENTRY = struct.Struct("<" + decode.codes(decode.EXEC_FIELDS))
 _HEAD = struct.Struct("<" + decode.codes(decode.EXEC_FIELDS[:-2]))  # all but exe and args
 _ARGS_AT = _HEAD.size + struct.calcsize(decode.EXEC_FIELDS[-2][1])
+_BEGINNING = 128
 _UNSET = 0xFFFFFFFF
 _KEEP_NS = 3600 * 1_000_000_000
 # An execution is in the map a moment after its time.
@@ -96,6 +97,9 @@ class ExecLog:
                 exec_ns, flags = _HEAD.unpack_from(entry)[1:5:3]
                 is_old = exec_ns < self._looked_ns - _LATE_NS and self._seen >= 0
                 if is_old or flags & decode.INHERITED:
+                    continue
+                # 16,384 entries: what surely asks for nothing is not taken apart.
+                if not commands.may_ask(bytes(entry[_ARGS_AT : _ARGS_AT + _BEGINNING])):
                     continue
                 execution = execution_of(tgid, entry)
                 if execution is not None and commands.parse(execution.cmdline) is not None:

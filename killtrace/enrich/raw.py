@@ -22,7 +22,7 @@ _UNSET = 0xFFFFFFFF
 _PTS = re.compile(r"pts(\d+)$")
 # A process's own files are read again after this: its title may change, its place hardly.
 _CACHE_S = 1.0
-_CACHE_ENTRIES = 8192
+_CACHE_ENTRIES = 1024
 # In a storm, the same few ancestors come again and again; but each may exec at any time.
 _ANCESTOR_S = 0.05
 _EXEC = struct.Struct("<" + decode.codes(decode.EXEC_FIELDS))
