@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -171,6 +172,12 @@ class Player:
         self.tell(what, value)
         assert self.process.stdout.readline() == "done\n", f"{what} {value} failed"
 
+    def has_done(self) -> bool:
+        """Whether it has done what it was told; a dead one never has."""
+        out = self.process.stdout
+        assert out is not None
+        return bool(select.select([out], [], [], 0)[0]) and out.readline() == "done\n"
+
     def end(self) -> None:
         self.process.kill()
         self.process.communicate()
@@ -270,11 +277,19 @@ def predict_and_see(plan: Round, folder: Path, undo: ExitStack) -> None:
     assert {record["process"]["pid"] for record in predicted} == {one.pid for one in players}
     first = predicted[0]
 
-    with KernelLog(folder) as log:
-        room_kb = first["limits"]["headroom_kb"]
-        players[plan.asks].tell("hold", room_kb + 1024)
+    with KernelLog(players) as log:
+        asker = players[plan.asks]
+        asker.tell("hold", first["limits"]["headroom_kb"] + 1024)
+
+        def chosen() -> int | None:
+            """The victim; until there is one, more is asked for: the kernel drops files first."""
+            victim = log.chosen()
+            if victim is None and asker.has_done():
+                asker.tell("hold", 256)
+            return victim
+
         # Where the first victim's memory is slow to come back, the kernel may take a second one.
-        victim = machine.until(log.chosen, "a kill")
+        victim = machine.until(chosen, "a kill")
 
     assert first["process"]["pid"] == victim
     assert victim == players[plan.victim].pid, "the round does not play what its name says"
@@ -284,14 +299,20 @@ def predict_and_see(plan: Round, folder: Path, undo: ExitStack) -> None:
 
 
 class KernelLog:
-    """What the kernel says from now on: whom it chooses when a cgroup is full.
+    """What the kernel says from now on: whom of some processes it kills for lack of memory.
 
-    Not its "Killed process" line: that one names a thread, where the first thread has ended.
+    Not its "oom-kill:" line: ten in five seconds are all that are printed (oom_kill_process).
+    The "Killed process" line always is, but names a thread where the first one has ended.
     """
 
-    def __init__(self, folder: Path) -> None:
-        scope = re.escape(f"oom_memcg=/{folder.name},".encode())
-        self._chosen = re.compile(rb"oom-kill:.*" + scope + rb".*,pid=(\d+),uid=")
+    _KILLED = re.compile(rb"Killed process (\d+) ")
+
+    def __init__(self, players: list[Player]) -> None:
+        self._tgids = {
+            int(thread.name): one.pid
+            for one in players
+            for thread in Path(f"/proc/{one.pid}/task").iterdir()
+        }
 
     def __enter__(self) -> KernelLog:
         self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
@@ -308,8 +329,8 @@ class KernelLog:
                 line = os.read(self._fd, 8192)
             except BlockingIOError:
                 return None
-            if match := self._chosen.search(line):
-                return int(match[1])
+            if (match := self._KILLED.search(line)) and int(match[1]) in self._tgids:
+                return self._tgids[int(match[1])]
 
 
 def test_what_if_is_what_would_be(folder: Path, stage: ExitStack) -> None:
