@@ -520,7 +520,9 @@ class Shell:
 
 
 def test_ctrl_c(tmp_path: Path) -> None:
-    shell = Shell("sh", "-c", "echo ready; exec sleep 600", folder=tmp_path)
+    # Not a shell: that would handle the signal, and send it to itself again.
+    (tmp_path / "word").write_text("ready\n")
+    shell = Shell("tail", "-f", str(tmp_path / "word"), folder=tmp_path)
     shell.read_until(b"ready")
     shell.type(b"\x03")
     assert os.waitstatus_to_exitcode(shell.event()) == 130

@@ -65,7 +65,7 @@ def _play_here(name: str) -> dict[str, Any]:
 
 def main() -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     arguments = sys.argv[1:]
     if arguments == ["--serve"]:
         for line in sys.stdin:

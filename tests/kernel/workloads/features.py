@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,12 @@ def _bpf_send_signal() -> str | None:
     return None
 
 
+def _core() -> str | None:
+    """sudo(8) takes the limit away, and without CAP_SYS_RESOURCE can't give it back."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    return "RLIMIT_CORE is 0, and may not be raised" if hard == 0 else None
+
+
 def _set_tid() -> str | None:
     pid = fork(lambda: 0)
     os.waitpid(pid, 0)
@@ -113,6 +120,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "kprobe": _path("/sys/bus/event_source/devices/kprobe", "the kernel has no kprobes"),
     "bpf_send_signal": _bpf_send_signal,
     "cgroup_kill": _cgroup_kill,
+    "core": _core,
     "memcg": _memcg,
     "memcg_v2": lambda: None if memory_v2_root() else "no memory controller in cgroup v2",
     "mqueue": _path("/proc/sys/fs/mqueue", "no POSIX message queues"),
