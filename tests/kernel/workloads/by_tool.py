@@ -83,14 +83,16 @@ def bash_builtin() -> Truth:
 @case()
 def timeout_tool() -> Truth:
     """timeout(1): its command, then the whole group, itself among it"""
-    command = ["timeout", "0.2", "sleep", "1000"]
+    # Time enough, on any machine, to see its child before both are gone.
+    seconds = 0.2 * float(os.environ.get("KILLTRACE_TEST_SLOW", "1"))
+    command = ["timeout", f"{seconds:g}", "sleep", "1000"]
     told_out, told_in = os.pipe()
 
     def keeper() -> int:
-        # Its own child's pid is read before the time runs out and both are gone.
         tool = subprocess.Popen(command, preexec_fn=lambda: os.setpgid(0, 0))
         while not (sleeping := linux.children(tool.pid)):
-            os.sched_yield()
+            if tool.poll() is not None:
+                raise RuntimeError("timeout ended before its child was seen")
         os.write(told_in, f"{tool.pid} {sleeping[0]}".encode())
         return tool.wait()
 
