@@ -199,7 +199,19 @@ class Vm:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         words = [f"{name}={value}" for name, value in settings.items()]
-        command = ["sudo", "env", *words, "python3", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        command = [
+            "sudo",
+            "prlimit",
+            "--core=unlimited",
+            "env",
+            *words,
+            "python3",
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+        ]
         command += arguments or list(TESTS[os.environ["KILLTRACE_ACCEL"]])
         line = "cd /killtrace && " + " ".join(command)
         return self.vagrant("ssh", "-c", line, check=False, timeout_s=_TEST_S)
