@@ -20,6 +20,18 @@ def require_privileges() -> None:
         )
 
 
+def wants_admin(setting: Path = Path("/proc/sys/kernel/perf_event_paranoid")) -> bool:
+    """Whether this kernel may refuse perf_event_open(2) to CAP_PERFMON without CAP_SYS_ADMIN.
+
+    Linux itself knows levels to 2, of no matter to CAP_PERFMON.  Debian's and Ubuntu's kernels
+    have 3 and 4 beside, and Debian's then ask for CAP_SYS_ADMIN.
+    """
+    try:
+        return int(setting.read_text()) > 2
+    except (OSError, ValueError):
+        return False
+
+
 def effective_capabilities(status: Path = Path("/proc/self/status")) -> int:
     """The effective set of this process as a bit mask; 0 where it can't be read."""
     try:

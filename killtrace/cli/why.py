@@ -19,7 +19,7 @@ from killtrace.cli.options import format_option
 from killtrace.cli.times import WHEN, store_option
 from killtrace.describe import size
 from killtrace.errors import NotFoundError
-from killtrace.evidence.findings import UNKNOWN_NS, Finding, SourceState
+from killtrace.evidence.findings import UNKNOWN_NS, UNKNOWN_PID, Finding, SourceState
 from killtrace.evidence.gather import Sources, gather
 from killtrace.evidence.merge import Verdict, summary, verdicts
 from killtrace.redact import redact_record
@@ -188,6 +188,8 @@ def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
         death["time"] = None
         if death["cause"] is not None:
             death["cause"]["time"] = None
+    if verdict.death.process.pid == UNKNOWN_PID:
+        death["process"]["pid"] = None
     return {
         "type": "verdict",
         "death": death,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from killtrace.doctor.machine import CAP_PERFMON, CAP_SYS_ADMIN, Check, Machine
 from killtrace.errors import KilltraceError
+from killtrace.privileges import wants_admin
 
 # bpf_ktime_get_boot_ns(), CAP_BPF and CAP_PERFMON came with it.
 _OLDEST = (5, 8)
@@ -131,15 +132,17 @@ def _symbols(machine: Machine) -> Check:
 
 
 def _paranoid(machine: Machine) -> Check:
-    """perf_event_open(2): what it forbids is for those without CAP_PERFMON."""
-    value = machine.text("/proc/sys/kernel/perf_event_paranoid")
-    exempt = machine.may(CAP_PERFMON) or machine.may(CAP_SYS_ADMIN)
+    """perf_event_open(2): what it forbids is for those without CAP_PERFMON, or CAP_SYS_ADMIN."""
+    setting = "/proc/sys/kernel/perf_event_paranoid"
+    value = machine.text(setting)
+    by_perfmon = machine.may(CAP_PERFMON) and not wants_admin(machine.path(setting))
+    exempt = by_perfmon or machine.may(CAP_SYS_ADMIN)
     detail = f"perf_event_paranoid is {value or 'not known'}"
     return Check(
         "perf events",
         exempt,
         False,
-        detail + (": no matter, with CAP_PERFMON" if exempt else ""),
+        detail + (": no matter, with these rights" if exempt else ""),
         "the buffers that records come by",
         mend=None if exempt else "run it with sudo: then the value does not matter",
     )

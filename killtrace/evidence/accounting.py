@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from killtrace import signames
 from killtrace.errors import InvalidUseError
-from killtrace.evidence.findings import Finding
+from killtrace.evidence.findings import UNKNOWN_PID, Finding
 from killtrace.model import Death, Exit, Process
 
 _SIZE = 64
@@ -59,9 +59,7 @@ def _finding(
     core = bool(exitcode & 0x80)
     name = signames.name(signo)
     whose = f", child of {ppid}" if ppid else ""
-    death = None
-    if pid is not None:
-        process = Process(pid, comm=comm, ppid=ppid, uid=uid)
-        death = Death(ended_ns, process, Exit(signo, None, core), None)
+    process = Process(UNKNOWN_PID if pid is None else pid, comm=comm, ppid=ppid, uid=uid)
+    death = Death(ended_ns, process, Exit(signo, None, core), None)
     text = f"{comm} (uid {uid}{whose}) ended by {name}" + (", core dumped" if core else "")
     yield Finding("accounting", ended_ns, text, death, pid=pid, comm=comm)

@@ -92,7 +92,7 @@ def _kill(time_ns: int, call: dict[str, str], target: dict[str, str]) -> Finding
     summary = f"{sender.pid} ({sender.comm}) sent it with {name}(2); logged in as {login}"
     refused = call.get("success") == "no"
     text = f"{summary}; {signames.name(signo)} to {pid} ({comm})" + ("; refused" if refused else "")
-    if refused or signo == 0:
+    if refused or signo not in signames.fatal():
         return Finding("audit", time_ns, text, pid=pid, comm=comm, related=True)
     origin = Origin("process", summary, True, {"syscall": name})
     death = Death(

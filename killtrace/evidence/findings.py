@@ -10,6 +10,8 @@ from killtrace.model import Death
 
 # The time of a death that a log without dates tells of; null once it is written out.
 UNKNOWN_NS = 0
+# The pid of a process that a source tells of without naming it; null once it is written out.
+UNKNOWN_PID = 0
 
 SourceName = Literal["store", "kernel-log", "journal", "audit", "accounting"]
 

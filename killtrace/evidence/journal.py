@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from killtrace import signames
 from killtrace.errors import UnsupportedError
 from killtrace.evidence import kernel_log
-from killtrace.evidence.findings import UNKNOWN_NS, Finding
+from killtrace.evidence.findings import UNKNOWN_NS, UNKNOWN_PID, Finding
 from killtrace.evidence.kernel_log import KernelLine
 from killtrace.evidence.kernel_source import finding as kernel_finding
 from killtrace.model import Cause, Death, Exit, Origin, Process
@@ -22,6 +23,9 @@ _PROCESS_EXITED = "98e322203f7a4ed290d09fe03c09fe15"
 _UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
 _UNIT_OOM = "fe6faa94e7774663a0da52717891d8ef"
 _KILLING = re.compile(r"Killing process (?P<pid>\d+) \((?P<comm>.*?)\) with signal (?P<signal>\w+)")
+_MAIN_ENDED = re.compile(
+    r"Main process exited, code=(?P<code>killed|dumped|exited), status=(?P<n>\d+)"
+)
 _EARLYOOM = re.compile(
     r"sending (?P<signal>SIG\w+) to process (?P<pid>\d+)(?: uid \d+)? \"(?P<comm>.*?)\""
 )
@@ -37,6 +41,8 @@ _FIELDS = (
     "SYSLOG_IDENTIFIER,COREDUMP_PID,COREDUMP_SIGNAL,COREDUMP_COMM,COREDUMP_CMDLINE,COREDUMP_UID,"
     "COREDUMP_UNIT,COREDUMP_EXE,_COMM,COMMAND"
 )
+
+_SIGKILL = 9
 
 Entry = Mapping[str, Any]
 
@@ -97,10 +103,7 @@ def finding(entry: Entry) -> Finding | None:
     if identity == _COREDUMP:
         return _coredump(entry, time_ns, message)
     if killing := _KILLING.search(message):
-        return Finding(
-            "journal", time_ns, message, unit=unit, pid=int(killing["pid"]),
-            comm=killing["comm"], related=True,
-        )  # fmt: skip
+        return _killing(killing, time_ns, message, unit)
     if early := _EARLYOOM.search(message):
         origin = Origin("userspace-oom", f"earlyoom: {message}", True, {"reason": message})
         pid, comm = int(early["pid"]), early["comm"]
@@ -109,6 +112,8 @@ def finding(entry: Entry) -> Finding | None:
         cause = Cause(signo, when_ns, None, origin)
         death = Death(when_ns, Process(pid, comm=comm), Exit(signo, None), cause)
         return Finding("journal", time_ns, message, death, True, pid=pid, comm=comm)
+    if unit is not None and (ended := _MAIN_ENDED.search(message)):
+        return _main_ended(ended, time_ns, message, unit)
     of_unit = (
         identity in (_PROCESS_EXITED, _UNIT_FAILED, _UNIT_OOM) or "timed out. Killing" in message
     )
@@ -119,6 +124,29 @@ def finding(entry: Entry) -> Finding | None:
     if entry.get("SYSLOG_IDENTIFIER") == "sudo" and _ASKS.search(message):
         return Finding("journal", time_ns, f"sudo: {message.strip()}", related=True)
     return None
+
+
+def _killing(match: re.Match[str], time_ns: int | None, message: str, unit: str | None) -> Finding:
+    """Systemd's SIGKILL, which it tells of; of another signal the target need not have died."""
+    pid, comm, signo = int(match["pid"]), match["comm"], signames.number(match["signal"])
+    if signo != _SIGKILL:
+        return Finding("journal", time_ns, message, unit=unit, pid=pid, comm=comm, related=True)
+    of = f", of {unit}" if unit else ""
+    origin = Origin("process", f"systemd killed it{of}", True, {"syscall": "kill"})
+    when_ns = time_ns or UNKNOWN_NS
+    cause = Cause(signo, when_ns, Process(1, comm="systemd"), origin)
+    death = Death(when_ns, Process(pid, comm=comm, unit=unit), Exit(signo, None), cause)
+    return Finding("journal", time_ns, message, death, True, unit, pid, comm)
+
+
+def _main_ended(match: re.Match[str], time_ns: int | None, message: str, unit: str) -> Finding:
+    """How a service's main process ended: systemd tells neither its pid nor its name."""
+    number, when_ns = int(match["n"]), time_ns or UNKNOWN_NS
+    ended = Exit(None, number)
+    if match["code"] != "exited":
+        ended = Exit(number, None, match["code"] == "dumped")
+    death = Death(when_ns, Process(UNKNOWN_PID, unit=unit), ended, None)
+    return Finding("journal", time_ns, message, death, unit=unit)
 
 
 def _coredump(entry: Entry, time_ns: int | None, message: str) -> Finding | None:

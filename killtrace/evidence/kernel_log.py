@@ -46,6 +46,7 @@ class OomReport:
     constraint: str | None = None
     oom_memcg: str | None = None
     task_memcg: str | None = None
+    chosen_pid: int | None = None
     usage_kb: int | None = None
     limit_kb: int | None = None
     total_pages: int | None = None
@@ -150,7 +151,7 @@ _TRIGGER = re.compile(
 )
 _CONSTRAINT = re.compile(r"oom-kill:constraint=(?P<constraint>\w+),")
 _MEMCGS = re.compile(
-    r"(?:,oom_memcg=(?P<oom>.*?))?,task_memcg=(?P<task>.*?),task=.{0,64}?,pid=\d+,uid=\d+\s*$"
+    r"(?:,oom_memcg=(?P<oom>.*?))?,task_memcg=(?P<task>.*?),task=.{0,64}?,pid=(?P<pid>\d+),uid=\d+\s*$"
 )
 _OLD_MEMCG = re.compile(r"Task in (?P<task>/\S*) killed as a result of limit of (?P<oom>/\S*)")
 _USAGE = re.compile(r"^memory: usage (?P<usage>\d+)kB, limit (?P<limit>\d+)kB")
@@ -207,6 +208,7 @@ class Parser:
             report.constraint = match["constraint"]
             if memcgs := _MEMCGS.search(text):
                 report.oom_memcg, report.task_memcg = memcgs["oom"], memcgs["task"]
+                report.chosen_pid = int(memcgs["pid"])
         elif match := _OLD_MEMCG.search(text):
             report.task_memcg, report.oom_memcg = match["task"], match["oom"]
             report.constraint = "CONSTRAINT_MEMCG"

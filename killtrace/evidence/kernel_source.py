@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from killtrace import describe
+from killtrace.enrich.cgroup import place
 from killtrace.evidence import kernel_log
 from killtrace.evidence.findings import UNKNOWN_NS, Finding
 from killtrace.evidence.kernel_log import KernelEvent, OomKill
@@ -112,12 +114,19 @@ def _oom(kill: OomKill) -> Finding:
     )
     origin = describe.oom_origin(story, True)
     death = _death(kill.pid, kill.comm, kill.time_ns, _SIGKILL, origin, kill.uid)
+    # The report names the cgroup of the chosen one; those that go with it may be in others.
+    cgroup = report.task_memcg if report.chosen_pid in (None, kill.pid) else None
+    where = place(cgroup) if cgroup is not None else None
+    if where is not None:
+        process = replace(death.process, cgroup=cgroup, unit=where.unit, container=where.container)
+        death = replace(death, process=process)
     return Finding(
         "kernel-log",
         kill.time_ns,
         kill.text,
         death,
         True,
+        unit=None if where is None else where.unit,
         pid=kill.pid,
         comm=kill.comm,
         more={"report": report.lines},

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 from killtrace import signames, text
 from killtrace.describe import size
-from killtrace.evidence.findings import UNKNOWN_NS, Finding
+from killtrace.evidence.findings import UNKNOWN_NS, UNKNOWN_PID, Finding
 from killtrace.model import Death, Process
 
 # Accounting has seconds, the journal is behind the kernel, a stop takes as long as it is given.
 _SAME_DEATH_NS = 15_000_000_000
+# A death that is told of without its pid: by the second, and no two alike within this.
+_UNNAMED_NS = 3_000_000_000
 _RELATED_NS = 120_000_000_000
 # Who knows best: the recorder saw it, the kernel did it, audit saw the call.
 _TRUST = ("store", "kernel-log", "audit", "journal", "accounting")
@@ -31,15 +33,16 @@ def verdicts(findings: Iterable[Finding]) -> list[Verdict]:
     """One verdict for each death, latest first; what is only related joins the deaths it fits."""
     deaths: list[list[Finding]] = []
     related: list[Finding] = []
+    unnamed: list[Finding] = []
     for found in findings:
         if found.death is None:
             related.append(found)
-            continue
-        group = next((group for group in reversed(deaths) if _same(group[0], found)), None)
-        if group is None:
-            deaths.append([found])
+        elif found.pid is None:
+            unnamed.append(found)
         else:
-            group.append(found)
+            _join(deaths, [group for group in deaths if _same(group[0], found)][-1:], found)
+    for found in unnamed:
+        _join(deaths, _candidates(deaths, found), found)
     made = [_verdict(group, [item for item in related if _fits(item, group)]) for group in deaths]
     return sorted(made, key=lambda verdict: -verdict.death.time_ns)
 
@@ -54,17 +57,49 @@ def _same(one: Finding, other: Finding) -> bool:
     return abs(one.time_ns - other.time_ns) <= _SAME_DEATH_NS
 
 
+def _join(deaths: list[list[Finding]], fitting: list[list[Finding]], found: Finding) -> None:
+    """Add a finding to the one group that fits; where none does, or several, it stands alone."""
+    if len(fitting) == 1:
+        fitting[0].append(found)
+    else:
+        deaths.append([found])
+
+
+def _candidates(deaths: Iterable[list[Finding]], found: Finding) -> list[list[Finding]]:
+    """The groups that a finding without a pid may belong to: of its unit first, else of none."""
+    fitting = [group for group in deaths if all(_alike(member, found) for member in group)]
+    of_unit = [group for group in fitting if found.unit and found.unit in _units(group)]
+    return of_unit or [group for group in fitting if not _units(group) or not found.unit]
+
+
+def _alike(one: Finding, other: Finding) -> bool:
+    """Whether two findings, of which one has no pid, may tell of the same death."""
+    assert one.death is not None and other.death is not None
+    ends = (one.death.exit, other.death.exit)
+    if ends[0].signal != ends[1].signal or ends[0].status != ends[1].status:
+        return False
+    if one.comm and other.comm and one.comm[:15] != other.comm[:15]:
+        return False
+    # A service's main process is a child of the manager.
+    if (one.unit or other.unit) and {one.death.process.ppid, other.death.process.ppid} - {None, 1}:
+        return False
+    if one.time_ns is None or other.time_ns is None:
+        return False
+    return abs(one.time_ns - other.time_ns) <= _UNNAMED_NS
+
+
+def _units(group: Iterable[Finding]) -> set[str]:
+    units = {found.unit for found in group if found.unit}
+    return units | {f.death.process.unit for f in group if f.death and f.death.process.unit}
+
+
 def _fits(item: Finding, group: Sequence[Finding]) -> bool:
     times = [found.time_ns for found in group if found.time_ns is not None]
     if item.time_ns is not None and times and abs(item.time_ns - times[0]) > _RELATED_NS:
         return False
-    units = {found.unit for found in group if found.unit}
-    units |= {
-        found.death.process.unit for found in group if found.death and found.death.process.unit
-    }
     if item.pid is not None:
-        return item.pid == group[0].pid
-    return item.unit is not None and item.unit in units
+        return item.pid in {found.pid for found in group}
+    return item.unit is not None and item.unit in _units(group)
 
 
 def _verdict(group: list[Finding], related: list[Finding]) -> Verdict:
@@ -78,9 +113,19 @@ def _verdict(group: list[Finding], related: list[Finding]) -> Verdict:
     # A call that was audited is the cause for certain where another source tells the same end.
     told = {found.source for found in ordered}
     agreed = len(told) > 1 and best.source == "audit"
-    evidence = sorted([*group, *related], key=lambda found: found.time_ns or 0)
+    evidence = sorted(_told_once([*group, *related]), key=lambda found: found.time_ns or 0)
     certain = best.certain or agreed or (best.source == "store" and death.cause is not None)
     return Verdict(death, certain, summary(death), tuple(evidence))
+
+
+def _told_once(findings: Iterable[Finding]) -> Iterable[Finding]:
+    """Without what the same source tells again: the journal keeps the kernel's log, too."""
+    told: dict[tuple[str, str], int] = {}
+    for found in findings:
+        key, time_ns = (found.source, found.text), found.time_ns or UNKNOWN_NS
+        if key not in told or abs(told[key] - time_ns) > _UNNAMED_NS:
+            told[key] = time_ns
+            yield found
 
 
 def _filled(death: Death, other: Death) -> Death:
@@ -90,6 +135,8 @@ def _filled(death: Death, other: Death) -> Death:
         for name, value in vars(other.process).items()
         if getattr(death.process, name) in (None, ()) and value not in (None, ())
     }
+    if death.process.pid == UNKNOWN_PID:
+        changes["pid"] = other.process.pid
     process: Process = replace(death.process, **changes)
     time_ns = death.time_ns if death.time_ns != UNKNOWN_NS else other.time_ns
     core = death.exit.core_dumped or other.exit.core_dumped
@@ -102,6 +149,8 @@ def summary(death: Death) -> str:
     """One sentence for a person: what happened to whom, and why."""
     process = death.process
     who = f"{text.command(process.cmdline, process.comm, 60)} ({process.pid})"
+    if process.pid == UNKNOWN_PID:
+        who = text.escape(process.comm or f"the main process of {process.unit or 'a service'}")
     if death.exit.signal is None:
         status = "an unknown status" if death.exit.status is None else f"status {death.exit.status}"
         if death.cause is None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from killtrace.errors import UnsupportedError
-from killtrace.privileges import require_privileges
+from killtrace.errors import NotPermittedError, UnsupportedError
+from killtrace.privileges import require_privileges, wants_admin
 from killtrace.probe import cache, source, syscalls
 from killtrace.probe.execs import ExecMap
 from killtrace.probe.programs import BPF_NOEXIST, RAW_TRACEPOINT_PREFIX, Loaded, LoadError
@@ -63,6 +63,11 @@ class Probe:
             self._attach(options)
         except OSError as error:
             self.close()
+            if isinstance(error, PermissionError) and wants_admin():
+                raise NotPermittedError(
+                    f"this kernel's perf_event_paranoid wants CAP_SYS_ADMIN ({error.strerror})",
+                    "run it with sudo; for the service, `killtrace record --install` again",
+                ) from error
             raise UnsupportedError(
                 f"the programs can't be attached ({error.strerror})", "see `killtrace doctor`"
             ) from error

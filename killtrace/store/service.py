@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from killtrace.errors import KilltraceError, NotPermittedError, UnsupportedError
+from killtrace.privileges import wants_admin
 
 UNIT = "killtrace.service"
 UNIT_FOLDER = Path("/etc/systemd/system")
@@ -55,10 +56,17 @@ class Notifier:
             self.tell("WATCHDOG=1")
 
 
-def unit_text(arguments: Sequence[str], program: Sequence[str] | None = None) -> str:
-    """The unit file for a recorder that is started with these arguments of `killtrace record`."""
+def unit_text(
+    arguments: Sequence[str], program: Sequence[str] | None = None, *, admin: bool | None = None
+) -> str:
+    """The unit file for a recorder that is started with these arguments of `killtrace record`.
+
+    `admin`: whether it has CAP_SYS_ADMIN, too; by default, where this kernel may want it.
+    """
     template = resources.files("killtrace.store").joinpath(UNIT).read_text("utf-8")
     words = [*(program or _program()), "record", *arguments]
+    admin = wants_admin() if admin is None else admin
+    template = template.replace("@ADMIN@", " CAP_SYS_ADMIN" if admin else "")
     return template.replace("@COMMAND@", " ".join(_quoted(word) for word in words))
 
 

@@ -120,7 +120,7 @@ def _fields(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
         (("repeats",), -1),
         (("repeats",), None),
         (("target",), None),
-        (("target", "pid"), None),
+        (("target", "pid"), 0),
         (("target", "cmdline"), "sleep 100"),
         (("origin", "kind"), "martian"),
         (("origin", "summary"), ""),

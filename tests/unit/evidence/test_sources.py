@@ -11,7 +11,7 @@ import pytest
 
 from killtrace.errors import InvalidUseError
 from killtrace.evidence import accounting, journal, kernel_source
-from killtrace.evidence.findings import Finding
+from killtrace.evidence.findings import UNKNOWN_PID, Finding
 from killtrace.evidence.kernel_log import KernelLine, parse
 from killtrace.evidence.merge import verdicts
 from killtrace.model import Cause, Death, Exit, Origin, Process
@@ -24,9 +24,9 @@ from test_kernel_log import CLASSIC, NEW
 SECOND = 1_000_000_000
 
 
-def _pacct_v3(exitcode: int, pid: int = 77, elapsed: float = 250.0) -> bytes:
+def _pacct_v3(exitcode: int, pid: int = 77, elapsed: float = 250.0, ppid: int = 1) -> bytes:
     head = struct.pack(
-        "<BBHIIIIIIf", 0x10, 3, 0, exitcode, 1000, 1000, pid, 1, 1_700_000_000, elapsed
+        "<BBHIIIIIIf", 0x10, 3, 0, exitcode, 1000, 1000, pid, ppid, 1_700_000_000, elapsed
     )
     return head + b"\0" * 16 + b"sleep".ljust(16, b"\0")
 
@@ -101,6 +101,83 @@ def test_the_sentence_that_a_person_wants() -> None:
     assert (
         "because cgroup /batch reached its limit of 30 MB, while it held 37.8 MB" in verdict.summary
     )
+
+
+WEB = "web.service"
+
+
+def _main_ended(code: str, number: int, time_s: int = 1_700_000_002) -> Finding:
+    """The journal's word on how a service's main process ended."""
+    message = f"{WEB}: Main process exited, code={code}, status={number}/X"
+    entry = {"__REALTIME_TIMESTAMP": f"{time_s}000000", "UNIT": WEB, "MESSAGE": message}
+    (found,) = journal.findings([entry])
+    return found
+
+
+def test_a_service_that_was_killed_though_nothing_else_tells() -> None:
+    (verdict,) = verdicts([_main_ended("killed", 9)])
+    assert verdict.summary == (
+        "the main process of web.service was ended by SIGKILL; no record tells who sent it"
+    )
+    (verdict,) = verdicts([_main_ended("exited", 3)])
+    assert verdict.summary == "the main process of web.service exited by itself with status 3"
+
+
+def test_a_service_and_its_process_are_one_death() -> None:
+    by_accounting = list(accounting.findings(_pacct_v3(0x8B, ppid=1)))
+    (verdict,) = verdicts([*by_accounting, _main_ended("dumped", 11)])
+    assert (verdict.death.process.pid, verdict.death.process.unit) == (77, WEB)
+    assert verdict.summary.startswith("sleep (77) was ended by SIGSEGV, and dumped core")
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        _pacct_v3(9, ppid=1),  # another signal
+        _pacct_v3(0x8B, ppid=500),  # no child of the manager
+        _pacct_v3(0x8B, ppid=1) + _pacct_v3(0x8B, ppid=1, pid=78),  # which of the two?
+    ],
+)
+def test_a_service_whose_process_can_not_be_told(others: bytes) -> None:
+    told = verdicts([*accounting.findings(others), _main_ended("dumped", 11)])
+    (of_unit,) = (verdict for verdict in told if verdict.death.process.unit == WEB)
+    assert of_unit.death.process.pid == UNKNOWN_PID
+    assert [item.source for item in of_unit.evidence] == ["journal"]
+
+
+def test_an_oom_kill_is_found_by_its_unit() -> None:
+    lines = NEW.replace("/batch", f"/system.slice/{WEB}").splitlines()
+    events = parse(KernelLine(line, time_ns=1_700_000_002 * SECOND) for line in lines)
+    kernel = [kernel_source.finding(event) for event in events]
+    (verdict,) = verdicts([*kernel, *kernel, _main_ended("killed", 9)])
+    assert verdict.death.process.unit == WEB and verdict.death.process.pid > 0
+    assert verdict.death.cause is not None and verdict.death.cause.origin.kind == "oom"
+    assert [item.source for item in verdict.evidence] == ["kernel-log", "journal"]
+
+
+def test_a_stop_that_timed_out() -> None:
+    rows = [
+        f"{WEB}: State 'stop-sigterm' timed out. Killing.",
+        f"{WEB}: Killing process 77 (sleep) with signal SIGKILL.",
+        f"{WEB}: Main process exited, code=killed, status=9/KILL",
+    ]
+    entries = [
+        {"__REALTIME_TIMESTAMP": f"170000000200000{at}", "_PID": "1", "UNIT": WEB, "MESSAGE": row}
+        for at, row in enumerate(rows)
+    ]
+    (verdict,) = verdicts(journal.findings(entries))
+    assert verdict.certain
+    assert verdict.summary == "sleep (77) was ended by SIGKILL: systemd killed it, of web.service"
+    assert [item.text for item in verdict.evidence] == rows
+
+
+def test_a_verdict_without_a_pid_is_as_the_schema_has_it() -> None:
+    from killtrace.cli.why import verdict_to_json
+
+    (verdict,) = verdicts([_main_ended("killed", 9)])
+    record = json.loads(json.dumps(verdict_to_json(verdict)))
+    assert faults(record) == []
+    assert record["death"]["process"]["pid"] is None
 
 
 def test_verdicts_are_as_the_schema_has_them() -> None:

@@ -18,6 +18,7 @@ from killtrace.cli.record import run, scope_text
 from killtrace.errors import KilltraceError
 from killtrace.filters import Filter
 from killtrace.model import Record
+from killtrace.privileges import wants_admin
 from killtrace.store import service
 
 
@@ -120,6 +121,17 @@ def test_the_unit_starts_the_recorder_with_the_options_given() -> None:
     text = service.unit_text(arguments, ["/usr/local/bin/killtrace"])
     assert exec_start(text) == ["/usr/local/bin/killtrace", "record", *arguments]
     assert "@" not in text.replace("@system-service", "")
+
+
+@pytest.mark.parametrize(("paranoid", "admin"), [("2", False), ("3", True), ("-1", False)])
+def test_the_unit_has_all_rights_only_where_perf_wants_them(
+    tmp_path: Path, paranoid: str, admin: bool
+) -> None:
+    (tmp_path / "setting").write_text(f"{paranoid}\n")
+    assert wants_admin(tmp_path / "setting") is admin
+    text = service.unit_text([], admin=admin)
+    (bounding,) = (row for row in text.splitlines() if row.startswith("CapabilityBoundingSet="))
+    assert ("CAP_SYS_ADMIN" in bounding.split()) is admin
 
 
 def test_the_unit_names_a_program_by_its_absolute_path() -> None:
