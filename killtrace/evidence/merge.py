@@ -69,7 +69,9 @@ def _candidates(deaths: Iterable[list[Finding]], found: Finding) -> list[list[Fi
     """The groups that a finding without a pid may belong to: of its unit first, else of none."""
     fitting = [group for group in deaths if all(_alike(member, found) for member in group)]
     of_unit = [group for group in fitting if found.unit and found.unit in _units(group)]
-    return of_unit or [group for group in fitting if not _units(group) or not found.unit]
+    # systemd ends the main process first, and it is the main one that it tells of so.
+    of_unit.sort(key=lambda group: group[0].time_ns or UNKNOWN_NS)
+    return of_unit[:1] or [group for group in fitting if not _units(group) or not found.unit]
 
 
 def _alike(one: Finding, other: Finding) -> bool:

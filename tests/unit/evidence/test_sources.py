@@ -171,6 +171,21 @@ def test_a_stop_that_timed_out() -> None:
     assert [item.text for item in verdict.evidence] == rows
 
 
+def test_the_main_process_is_the_first_that_systemd_ends() -> None:
+    rows = [
+        f"{WEB}: Killing process 77 (sh) with signal SIGKILL.",
+        f"{WEB}: Killing process 78 (sleep) with signal SIGKILL.",
+        f"{WEB}: Main process exited, code=killed, status=9/KILL",
+    ]
+    entries = [
+        {"__REALTIME_TIMESTAMP": f"170000000200000{at}", "_PID": "1", "UNIT": WEB, "MESSAGE": row}
+        for at, row in enumerate(rows)
+    ]
+    told = {verdict.death.process.pid: verdict for verdict in verdicts(journal.findings(entries))}
+    assert sorted(told) == [77, 78]
+    assert [item.text for item in told[77].evidence] == [rows[0], rows[2]]
+
+
 def test_a_verdict_without_a_pid_is_as_the_schema_has_it() -> None:
     from killtrace.cli.why import verdict_to_json
 
