@@ -1,9 +1,9 @@
 # killtrace: install, and test.  Run as root; nothing here calls sudo.
 #   make install     killtrace into /opt/killtrace, and its command into /usr/local/bin
-#   make test        lint, types, unit, and real signals on this kernel
-#   make test-all    the same, then the Vagrant VM and the matrix of kernels
-#   make check       the fast part: lint, types, unit
-#   make matrix      every kernel of vagrant/kernels.toml; make matrix KERNEL=6.1: one of them
+#   make test        all of the tests: the four below, one after the other, and the bench in small
+#   make check       lint, types, unit
+#   make kernel-test real signals on this machine's kernel
+#   make matrix      they, on every kernel of vagrant/kernels.toml; make matrix KERNEL=6.1: one of them
 #   make vm-test     the tests in the Vagrant VM;  make vm: a shell in it;  make vm-clean: destroyed
 # ARGS="-k NAME" goes on to pytest (kernel-test, vm-test).  docs/contributing.md has more.
 
@@ -21,7 +21,7 @@ VM_DEPENDS := $(MATRIX_DEPENDS) qemu-utils vagrant vagrant-libvirt libvirt-daemo
 	libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients rsync openssh-client
 
 .PHONY: install uninstall test check kernel-test matrix vm vm-test vm-clean vm-depends \
-	depends clean test-all
+	depends clean
 
 install:
 	$(APT) $(RUN_DEPENDS)
@@ -77,15 +77,13 @@ vm-clean:
 test: depends
 	$(MAKE) check
 	$(MAKE) kernel-test
-
-# The whole of it: the VM and every kernel, too.
-test-all: test
+	$(MAKE) bench ARGS=--small
 	$(MAKE) vm-test
 	$(MAKE) matrix
 
 # Side by side with bpftrace; `--small` shows in a minute that it works.
 bench: depends
-	$(PYTHON) tests/bench
+	$(PYTHON) tests/bench $(ARGS)
 
 clean:
 	rm -rf $(VENV) build killtrace.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
