@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -224,6 +225,9 @@ def read_results(outcome: Outcome, xml: str) -> None:
             outcome.failed.append(f"{case.get('classname')}::{case.get('name')}")
         elif skipped is not None:
             reason = skipped.get("message") or "no reason"
+            # Of a whole file pytest has the reason in the text alone: (path, line, 'Skipped: …').
+            if inner := re.search(r"Skipped: (.*)['\"]\)", skipped.text or ""):
+                reason = inner[1]
             outcome.skipped[reason] = outcome.skipped.get(reason, 0) + 1
         else:
             outcome.passed += 1
