@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from killtrace import clock
-from killtrace.errors import KilltraceError, NotFoundError
+from killtrace.errors import KilltraceError, NotFoundError, UnsupportedError
 from killtrace.evidence import accounting, audit, journal, kernel_source
 from killtrace.evidence.findings import Finding, SourceState
 from killtrace.model import Death
@@ -87,6 +87,8 @@ def _readers(
         yield "kernel-log", lambda: _kernel_rows(kernel_source.kmsg_rows(), clock.wall_offset_ns())
     if here or sources.root:
         yield "kernel-log", lambda: _syslog(base / "var/log")
+        if packed := kernel_source.packed_files(base / "var/log"):
+            yield "kernel-log", lambda: _unreadable(packed)
     if here or sources.root or sources.journal:
         folder = sources.journal
         if folder is None and sources.root is not None:
@@ -132,6 +134,14 @@ def _syslog(folder: Path) -> Iterator[Finding]:
             f"{folder} has no kern.log, syslog or messages", "the journal may have the same"
         )
     return _kernel_rows(kernel_source.file_rows(files), None)
+
+
+def _unreadable(files: Sequence[Path]) -> Iterator[Finding]:
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    raise UnsupportedError(
+        f"{files[0]}{more} can't be read as it is: zstd",
+        f"zstdcat {files[0]} > log; killtrace why --kmsg log",
+    )
 
 
 def _journal(folder: Path | None, sources: Sources) -> Iterator[Finding]:

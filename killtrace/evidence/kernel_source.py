@@ -17,6 +17,7 @@ from killtrace.model import Cause, Death, Exit, Origin, Process
 
 _SIGKILL, _SIGSEGV, _SIGTRAP = 9, 11, 5
 _SYSLOGS = ("kern.log", "syslog", "messages")
+_PACKED = ".zst"
 
 
 def kmsg_rows(path: Path = Path("/dev/kmsg")) -> list[str]:
@@ -44,9 +45,14 @@ def syslog_files(log_folder: Path) -> list[Path]:
         path
         for name in _SYSLOGS
         for path in log_folder.glob(f"{name}*")
-        if path.is_file() and path.suffix not in (".zst", ".bz2")
+        if path.is_file() and path.suffix != _PACKED
     ]
     return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def packed_files(log_folder: Path) -> list[Path]:
+    """Logs that can't be read as they are: Python has no zstd before 3.14."""
+    return sorted(path for name in _SYSLOGS for path in log_folder.glob(f"{name}*{_PACKED}"))
 
 
 def file_rows(paths: Iterable[Path]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import re
@@ -87,7 +88,7 @@ def _without_year(text: str, now_ns: int) -> int | None:
 
 
 def open_log(path: Path) -> Iterator[str]:
-    """The rows of a log file, compressed (.gz, .xz) or not; OSError or EOFError where it fails."""
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    """A log file's rows, compressed (.gz, .xz, .bz2) or not; OSError or EOFError if it fails."""
+    opener = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(path.suffix, open)
     with opener(path, "rt", encoding="utf-8", errors="surrogateescape") as file:  # type: ignore[operator]
         yield from file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import json
 import struct
 import sys
@@ -12,9 +13,11 @@ import pytest
 from killtrace.errors import InvalidUseError
 from killtrace.evidence import accounting, journal, kernel_source
 from killtrace.evidence.findings import UNKNOWN_PID, Finding
+from killtrace.evidence.gather import Sources, gather
 from killtrace.evidence.kernel_log import KernelLine, parse
 from killtrace.evidence.merge import verdicts
 from killtrace.model import Cause, Death, Exit, Origin, Process
+from killtrace.store.reader import Target
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
@@ -101,6 +104,20 @@ def test_the_sentence_that_a_person_wants() -> None:
     assert (
         "because cgroup /batch reached its limit of 30 MB, while it held 37.8 MB" in verdict.summary
     )
+
+
+def test_rotated_logs_are_read_or_named(tmp_path: Path) -> None:
+    logs = tmp_path / "var/log"
+    logs.mkdir(parents=True)
+    row = f"Nov 23 15:04:20 host kernel: [ 5.0] {CLASSIC}\n"
+    with bz2.open(logs / "kern.log.2.bz2", "wt") as packed:
+        packed.write(row)
+    (logs / "kern.log.3.zst").write_bytes(b"\x28\xb5\x2f\xfd")
+    found, states = gather(Sources(root=tmp_path), Target(), lambda _: None)
+    assert [item.pid for item in found] == [179944]
+    unread = [state for state in states if state.name == "kernel-log" and not state.read]
+    (state,) = unread
+    assert "kern.log.3.zst" in (state.reason or "") and "zstdcat" in (state.mend or "")
 
 
 WEB = "web.service"
