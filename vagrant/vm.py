@@ -193,6 +193,9 @@ class Vm:
         """Run the tests in the guest, and those that ask for another boot after it."""
         chosen = arguments or list(TESTS[os.environ["KILLTRACE_ACCEL"]])
         status = self._run_tests(chosen, "vm")
+        if status == 1 and os.environ["KILLTRACE_ACCEL"] == "tcg":
+            print("VM: once more, what failed: an emulated machine may stand still", flush=True)
+            status = self._run_tests([*chosen, "--last-failed"], "vm")
         if status == 0 and not arguments:
             self.vagrant("reload", "--no-provision")
             status = self._run_tests([AFTER_BOOT], "vm-again")
@@ -209,19 +212,9 @@ class Vm:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         words = [f"{name}={value}" for name, value in settings.items()]
-        command = [
-            "sudo",
-            "prlimit",
-            "--core=unlimited",
-            "env",
-            *words,
-            "python3",
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-        ]
+        # sudo takes the limit of core files away.
+        command = ["sudo", "prlimit", "--core=unlimited", "env", *words]
+        command += ["python3", "-m", "pytest", "-q", "-o", "cache_dir=/var/tmp/pytest"]
         command += arguments
         line = "cd /killtrace && " + " ".join(command)
         return self.vagrant("ssh", "-c", line, check=False, timeout_s=_TEST_S)
