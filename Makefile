@@ -51,10 +51,10 @@ check: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	clang-format --dry-run --Werror bpf/*.c bpf/*.h
-	$(VENV)/bin/python -m pytest -q tests/unit tests/contract tests/docs
+	$(VENV)/bin/python -m pytest -q --timeout=900 tests/unit tests/contract tests/docs
 
 kernel-test: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -q tests/kernel $(ARGS)
+	$(VENV)/bin/python -m pytest -q --timeout=300 tests/kernel $(ARGS)
 
 # The same tests on five stock kernels, booted by QEMU: make matrix KERNEL="6.1 newest"
 matrix: $(VENV)/ready

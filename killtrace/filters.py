@@ -64,7 +64,8 @@ class Filter:
             signos = {record.signo}
             kinds = {record.origin.kind} if isinstance(record, Signal) else {"process"}
         # An asked-for death (by pid) is told though no signal of these reached it.
-        if self.signals and not self.signals & signos and not (self.pids and len(signos) == 1):
+        asked_for = bool(self.pids) and isinstance(record, Death) and len(signos) == 1
+        if self.signals and not self.signals & signos and not asked_for:
             return False
         return not self.origins or bool(self.origins & kinds)
 
