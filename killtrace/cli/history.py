@@ -13,7 +13,6 @@ import click
 
 from killtrace import text
 from killtrace.cli.options import filter_options, format_option, make_filter
-from killtrace.cli.output import discard_stdout
 from killtrace.cli.times import check_range, range_options, store_option
 from killtrace.errors import NotFoundError, OutputError
 from killtrace.redact import redact_record
@@ -61,9 +60,8 @@ def history(
                 found = _show_stats(opened, query, output_format)
             else:
                 found = _show(opened, query, output_format, redact)
-        except BrokenPipeError:  # `| head` has seen enough; click would make it a failure
-            discard_stdout()
-            return
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise OutputError(
                 f"records can't be written ({error.strerror})",

@@ -39,6 +39,14 @@ class Commands(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; `| head` that has seen enough ends it quietly: click would exit with 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            discard_stdout()
+            return 0
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in --help, without loading anything."""
         with formatter.section("Commands"):
@@ -92,9 +100,6 @@ def main(arguments: Sequence[str]) -> int:
             discard_stdout()
         return _fail(str(error), error.exit_status, debug)
     except (click.Abort, KeyboardInterrupt):
-        return 0
-    except BrokenPipeError:
-        discard_stdout()
         return 0
     except OSError as error:
         if debug:

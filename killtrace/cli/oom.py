@@ -15,7 +15,6 @@ from types import FrameType
 import click
 
 from killtrace import clock
-from killtrace.cli.output import discard_stdout
 from killtrace.cli.session import guarded
 from killtrace.enrich.enricher import Enricher, open_enricher
 from killtrace.model import Process
@@ -81,13 +80,10 @@ def oom(cgroup: str | None, adjustments: tuple[str, ...], watch: bool, form: str
             "run it as root, outside of containers",
             err=True,
         )
-    try:
-        if watch:
-            _watch(surveyor, enricher, wanted)
-        else:
-            _write("".join(f"{line}\n" for line in _lines(surveyor, enricher, wanted)))
-    except BrokenPipeError:  # `| head` has seen enough; click would make it a failure
-        discard_stdout()
+    if watch:
+        _watch(surveyor, enricher, wanted)
+    else:
+        _write("".join(f"{line}\n" for line in _lines(surveyor, enricher, wanted)))
 
 
 def _lines(surveyor: Surveyor, enricher: Enricher, wanted: _Wanted) -> list[str]:

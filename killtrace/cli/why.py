@@ -64,6 +64,7 @@ def why(target: str | None, output_format: str, redact: bool, **options: Any) ->
     sources = Sources(**names, since_ns=options["since"], boot=options["boot"])
     asked = _target(target)
     found, states = gather(sources, asked, _progress)
+    _progress_ends()
     told = [verdict for verdict in verdicts(found) if _asked_for(verdict, target)]
     shown = told if output_format == "json" else told[:_SHOWN]
     for verdict in shown:
@@ -116,12 +117,15 @@ def _progress(name: str) -> None:
         print(f"\r\033[Kreading {name} …", end="", file=sys.stderr, flush=True)
 
 
+def _progress_ends() -> None:
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
 def _show(verdict: Verdict, output_format: str) -> None:
     if output_format == "json":
         print(json.dumps(verdict_to_json(verdict)))
         return
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
     sure = "" if verdict.certain else "  (not certain)"
     print(f"{_when(verdict.death.time_ns)}  {text.escape(verdict.summary)}{sure}")
     for line in cause_lines(verdict.death) if verdict.death.signals else ():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import json
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from killtrace.store.reader import Target
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
+import machine
 from schema_check import faults
 from test_kernel_log import CLASSIC, NEW
 
@@ -218,3 +220,17 @@ def test_verdicts_are_as_the_schema_has_them() -> None:
     events = list(parse(KernelLine(line) for line in (NEW + CLASSIC).splitlines()))
     for verdict in verdicts([kernel_source.finding(event) for event in events]):
         assert faults(json.loads(json.dumps(verdict_to_json(verdict)))) == []
+
+
+def test_a_reader_that_leaves_is_a_quiet_end(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(CLASSIC.replace("179944", str(1000 + n)) + "\n" for n in range(300)))
+    why = [*machine.command(), "why", "--kmsg", str(log), "--format", "json"]
+    shown = subprocess.run(
+        ["bash", "-c", 'set -o pipefail; "$@" | head -1', "-", *why],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout)["type"] == "verdict"
