@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import click
 
 from killtrace import text
 from killtrace.cli.options import filter_options, format_option, make_filter
+from killtrace.cli.output import guarded
 from killtrace.cli.times import check_range, range_options, store_option
-from killtrace.errors import NotFoundError, OutputError
+from killtrace.errors import NotFoundError
 from killtrace.redact import redact_record
 from killtrace.store.query import Query
 from killtrace.store.reader import Store, open_store
@@ -55,18 +57,12 @@ def history(
     check_range(since, until)
     query = Query(make_filter(options), since, until, attempts=bool(options["failed"]))
     with open_store(store) as opened:
-        try:
-            if stats:
-                found = _show_stats(opened, query, output_format)
-            else:
-                found = _show(opened, query, output_format, redact)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OutputError(
-                f"records can't be written ({error.strerror})",
-                "free space, or give another output",
-            ) from error
+        show = (
+            partial(_show_stats, opened, query, output_format)
+            if stats
+            else partial(_show, opened, query, output_format, redact)
+        )
+        found = guarded(show)
         if not found:
             raise NotFoundError(
                 "nothing that matches was recorded",

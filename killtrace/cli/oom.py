@@ -15,7 +15,7 @@ from types import FrameType
 import click
 
 from killtrace import clock
-from killtrace.cli.session import guarded
+from killtrace.cli.output import guarded
 from killtrace.enrich.enricher import Enricher, open_enricher
 from killtrace.model import Process
 from killtrace.oom import report

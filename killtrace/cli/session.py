@@ -6,7 +6,7 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,18 +167,6 @@ class Bounds:
 
     def _over(self, end: float | None) -> bool:
         return end is not None and time.monotonic() - self._began >= end
-
-
-def guarded(write: Callable[[], Any]) -> Any:
-    """Run a write; a full or broken output is OutputError (74), a closed pipe passes."""
-    try:
-        return write()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"records can't be written ({error.strerror})", "free space, or give another output"
-        ) from error
 
 
 def kernel_options(options: Mapping[str, Any], signals: frozenset[int]) -> dict[str, Any]:
