@@ -201,10 +201,11 @@ static void victim(enum cause cause, int go)
 		signal(SIGTERM, exit_7);
 	if (cause == BY_PARENT)
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
-	if (cause == BY_TIMER && !timer_create(CLOCK_MONOTONIC, &event, &timer))
-		timer_settime(timer, 0, &soon, NULL);
 	if (write(go, &byte, 1) != 1)
 		_exit(1);
+	/* Armed when all else is done: it ends this process, wherever that then is. */
+	if (cause == BY_TIMER && !timer_create(CLOCK_MONOTONIC, &event, &timer))
+		timer_settime(timer, 0, &soon, NULL);
 	for (;;)
 		pause();
 }
@@ -224,6 +225,7 @@ static void kill_one(long index, int out)
 	pid = fork();
 	if (!pid)
 		victim(cause, ready[1]);
+	close(ready[1]); /* a victim that ends too early is an end of file, not a wait for ever */
 	if (pid < 0 || read(ready[0], &byte, 1) != 1)
 		_exit(1);
 	len = snprintf(line, sizeof(line), "victim %d %d %d %d\n", cause, pid, getpid(), signo);

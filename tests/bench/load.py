@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections import defaultdict
 from pathlib import Path
 
+# The longest load takes half a minute; a machine that is busy otherwise, some times that.
+_END_S = 300.0
 SOURCE = Path(__file__).resolve().parent / "load.c"
 
 
@@ -44,10 +47,21 @@ class Load:
         )
 
     def run(self, *arguments: object) -> Told:
-        """Run a load to its end."""
+        """Run a load to its end; one that does not end is killed with its children, and told."""
         command = [str(self.program), *map(str, arguments)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        return Told(done.stdout)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        try:
+            out, _ = process.communicate(timeout=_END_S)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise SystemExit(f"bench: {command} did not end in {_END_S:.0f} s") from None
+            raise
+        if process.returncode:
+            raise SystemExit(f"bench: {command} ended with {process.returncode}")
+        return Told(out)
 
     def ns(self, *arguments: object) -> int:
         """Run a load for the time that it took, in nanoseconds."""

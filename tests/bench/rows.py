@@ -10,6 +10,7 @@ import os
 import pty
 import random
 import re
+import select
 import signal
 import statistics
 import subprocess
@@ -325,6 +326,7 @@ class Screen:
         began = time.monotonic()
         victim.terminate()
         while not pattern.search(self._seen):
+            assert select.select([self._near], [], [], 30)[0], "a kill has no line after 30 s"
             self._seen = self._seen[-200:] + os.read(self._near, 65536)
         taken = (time.monotonic() - began) * 1e3
         victim.wait()
