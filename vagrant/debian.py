@@ -29,6 +29,7 @@ GUEST_PACKAGES = (
     "python3-hypothesis",
     "python3-jsonschema",
     "python3-pytest",
+    "python3-pytest-timeout",
     "python3-systemd",
     "python3-tabulate",
     "tmux",

@@ -32,6 +32,8 @@ import tomllib
 CHECKOUT = Path(__file__).resolve().parent.parent
 PAGE = CHECKOUT / "docs/kernels.md"
 BOOT_AND_TEST_S = 1500
+# A test that hangs is one failure, and not the end of all: by emulation all take five minutes.
+ONE_TEST_S = 600
 AT_A_TIME = 2
 # What a bare guest runs: every cause of death, and what only a guest may do.
 TESTS = ("tests/kernel/test_attribution.py", "tests/kernel/test_oom_story.py", "tests/vm")
@@ -113,7 +115,8 @@ def project_disk(folder: Path, row: dict[str, object], tests: list[str], accel: 
     (tree / "run").write_text(
         f"export KILLTRACE_MUST={must} KILLTRACE_TEST_SLOW={slow} KILLTRACE_GUEST=bare\n"
         "export PYTHONDONTWRITEBYTECODE=1\n"
-        "exec python3 -m pytest -q -p no:cacheprovider --junitxml=/project/out/result.xml "
+        "exec python3 -m pytest -q -p no:cacheprovider "
+        f"--timeout={ONE_TEST_S} --junitxml=/project/out/result.xml "
         # As they stand: "FILE -k NAME" is two words.  A name in [] is one, with its spaces.
         + " ".join(shlex.quote(test) if "[" in test else test for test in tests)
         + "\n"

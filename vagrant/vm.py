@@ -215,6 +215,7 @@ class Vm:
         # sudo takes the limit of core files away.
         command = ["sudo", "prlimit", "--core=unlimited", "env", *words]
         command += ["python3", "-m", "pytest", "-q", "-o", "cache_dir=/var/tmp/pytest"]
+        command += [f"--timeout={matrix.ONE_TEST_S}"]
         command += arguments
         line = "cd /killtrace && " + " ".join(command)
         return self.vagrant("ssh", "-c", line, check=False, timeout_s=_TEST_S)
