@@ -6,6 +6,7 @@ tell the story; every other argument is masked, being where passwords, tokens an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -36,6 +37,11 @@ _HARMLESS = frozenset(
 )
 # Their first argument, where it is no option, names the script.
 _INTERPRETERS = ("bash", "dash", "java", "node", "perl", "php", "python", "ruby", "sh", "zsh")
+
+# sudoers(5), "LOG FORMAT"; earlyoom since 1.8 names the command line of what it chose.
+_SUDO_ENV = re.compile(r"\bENV=.*? ; ")
+_SUDO_COMMAND = re.compile(r"(?<=\bCOMMAND=).+")
+_EARLYOOM = re.compile(r'\bcmdline "(.*)"')
 
 
 def redact_cmdline(cmdline: Sequence[str]) -> tuple[str, ...]:
@@ -109,7 +115,7 @@ def redact_record(record: Record) -> Record:
 def redact_origin(origin: Origin, known: Sequence[Process]) -> Origin:
     """An origin with its processes masked, and the commands of all `known` in its sentence."""
     inside = [value for value in origin.detail.values() if isinstance(value, Process)]
-    summary = origin.summary
+    summary = redact_line(origin.summary)
     for process in (*known, *inside):
         summary = _redact_text(summary, process)
     detail = {name: _redact_detail(value, known) for name, value in origin.detail.items()}
@@ -122,7 +128,7 @@ def _redact_detail(value: Any, known: Sequence[Process]) -> Any:
     if isinstance(value, str):
         for process in known:
             value = _redact_text(value, process)
-        return value
+        return redact_line(value)
     if isinstance(value, Mapping):
         return {
             key: list(redact_cmdline(item)) if key == "cmdline" and item else item
@@ -131,6 +137,13 @@ def _redact_detail(value: Any, known: Sequence[Process]) -> Any:
     if isinstance(value, (list, tuple)):
         return [_redact_detail(item, known) for item in value]
     return value
+
+
+def redact_line(line: str) -> str:
+    """A log's line with the command lines that it quotes masked: sudo's, and earlyoom's."""
+    line = _SUDO_ENV.sub(f"ENV={MASK} ; ", line)
+    line = _SUDO_COMMAND.sub(lambda match: " ".join(redact_cmdline(match[0].split(" "))), line)
+    return _EARLYOOM.sub(lambda match: f'cmdline "{_first_word(match[1])}"', line)
 
 
 def _processes(record: Record) -> Iterator[Process]:

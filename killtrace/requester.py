@@ -136,7 +136,7 @@ def find(
         request = _request(execution, what, sender, signo, time_ns)
         if request is None or execution.pid == target.pid:
             continue
-        named = _reaches(request, sender, target)
+        named = reaches(request, sender, target)
         if named and request.starts:
             return None  # what was asked before is over: it has been started since
         if request.starts or not _in_time(request, execution, time_ns, runs):
@@ -185,15 +185,15 @@ def _in_time(
 def _among_ancestors(what: Proxy, sender: Process, target: Process, signo: int) -> Requester | None:
     """`podman stop web` runs `crun kill ID`: the farthest ancestor that asked is who began it."""
     own = commands.parse(sender.cmdline or ())
-    told = own is not None and _reaches(own, sender, target)
+    told = own is not None and reaches(own, sender, target)
     found = None
     for step in sender.ancestors:
         request = commands.parse(step.cmdline or ())
         if request is None or request.starts or request.kind not in what.kinds:
             continue
         # `podman stop web` told the runtime the container's id; a script of init.d has no unit.
-        reaches = told or request.tool in _SERVICE_SCRIPTS or _reaches(request, sender, target)
-        if reaches and request.signo in (None, signo):
+        named = told or request.tool in _SERVICE_SCRIPTS or reaches(request, sender, target)
+        if named and request.signo in (None, signo):
             found = Requester(request, what.via, True, ancestor=step)
     return found
 
@@ -221,7 +221,8 @@ def became(ancestors: Sequence[Ancestor]) -> Ancestor | None:
 # --- whether a request is about this target ----------------------------------------------------
 
 
-def _reaches(request: Request, sender: Process, target: Process) -> bool:
+def reaches(request: Request, sender: Process, target: Process) -> bool:
+    """Whether a request, carried out by `sender`, is about `target`."""
     if request.machine not in (None, ".host", _machine_name(sender)):
         return False
     if request.everything and _everything_reaches(request, target):

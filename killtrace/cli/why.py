@@ -22,7 +22,7 @@ from killtrace.errors import NotFoundError
 from killtrace.evidence.findings import UNKNOWN_NS, UNKNOWN_PID, Finding, SourceState
 from killtrace.evidence.gather import Sources, gather
 from killtrace.evidence.merge import Verdict, summary, verdicts
-from killtrace.redact import redact_record
+from killtrace.redact import redact_line, redact_record
 from killtrace.sinks.table import cause_lines
 from killtrace.store.reader import Target
 
@@ -109,7 +109,8 @@ def _asked_for(verdict: Verdict, target: str | None) -> bool:
 
 def _redacted(verdict: Verdict) -> Verdict:
     death = redact_record(verdict.death)
-    return replace(verdict, death=death, summary=summary(death))  # type: ignore[arg-type]
+    evidence = tuple(replace(found, text=redact_line(found.text)) for found in verdict.evidence)
+    return replace(verdict, death=death, summary=summary(death), evidence=evidence)  # type: ignore[arg-type]
 
 
 def _progress(name: str) -> None:
@@ -205,4 +206,10 @@ def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
 
 def _evidence(found: Finding) -> dict[str, Any]:
     when = None if found.time_ns is None else wire.format_time(found.time_ns)
-    return {"source": found.source, "time": when, "text": found.text, "unit": found.unit}
+    return {
+        "source": found.source,
+        "time": when,
+        "text": found.text,
+        "unit": found.unit,
+        "report": list(found.report) or None,
+    }

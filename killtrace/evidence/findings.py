@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from killtrace.model import Death
 
@@ -21,7 +20,9 @@ class Finding:
     """One piece of evidence, of one death.
 
     `death` holds what the source knows of it, null where it does not; `certain` is whether the
-    source saw the cause itself.  `related` says that it explains a death and reports none.
+    source saw the cause itself.  `related` says that it explains a death and reports none: by
+    pid, by unit, by the `command` that somebody gave, or `everything`: the machine was going down.
+    `report`: all lines that belong to it.
     """
 
     source: SourceName
@@ -33,7 +34,9 @@ class Finding:
     pid: int | None = None
     comm: str | None = None
     related: bool = False
-    more: Mapping[str, Any] = field(default_factory=dict)
+    report: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    everything: bool = False
 
 
 @dataclass(frozen=True)

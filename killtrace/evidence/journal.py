@@ -12,6 +12,7 @@ from typing import Any
 from killtrace import signames
 from killtrace.errors import UnsupportedError
 from killtrace.evidence import kernel_log
+from killtrace.evidence.asked import is_request
 from killtrace.evidence.findings import UNKNOWN_NS, UNKNOWN_PID, Finding
 from killtrace.evidence.kernel_log import KernelLine
 from killtrace.evidence.kernel_source import finding as kernel_finding
@@ -30,7 +31,9 @@ _EARLYOOM = re.compile(
     r"sending (?P<signal>SIG\w+) to process (?P<pid>\d+)(?: uid \d+)? \"(?P<comm>.*?)\""
 )
 _OOMD = re.compile(r"Killed (?P<cgroup>/\S+) due to (?P<reason>.*)")
-_ASKS = re.compile(r"\b(?:kill|pkill|killall|systemctl|docker|podman|reboot|shutdown)\b")
+_SUDO = re.compile(r"COMMAND=(?P<command>.*)")
+_SESSION = re.compile(r"(?:Removed session|Session) (?P<id>\w+)(?:\.$| logged out)")
+_GOES_DOWN = re.compile(r"System is (?:rebooting|powering down|halting)|The system will \w+")
 _MATCHES = (
     "_TRANSPORT=kernel + _PID=1 + SYSLOG_IDENTIFIER=systemd + SYSLOG_IDENTIFIER=sudo"
     f" + MESSAGE_ID={_COREDUMP} + SYSLOG_IDENTIFIER=earlyoom + _COMM=systemd-oomd"
@@ -121,8 +124,30 @@ def finding(entry: Entry) -> Finding | None:
         return Finding("journal", time_ns, message, unit=unit, related=True)
     if _OOMD.search(message):
         return Finding("journal", time_ns, message, unit=unit, related=True)
-    if entry.get("SYSLOG_IDENTIFIER") == "sudo" and _ASKS.search(message):
-        return Finding("journal", time_ns, f"sudo: {message.strip()}", related=True)
+    if entry.get("SYSLOG_IDENTIFIER") == "sudo":
+        return _sudo(time_ns, message.strip())
+    if entry.get("SYSLOG_IDENTIFIER") == "systemd-logind":
+        return _logind(time_ns, message)
+    return None
+
+
+def _sudo(time_ns: int | None, message: str) -> Finding | None:
+    """Who became another user to give a command that ends something, sudoers(5)."""
+    match = _SUDO.search(message)
+    # sudo writes the arguments with spaces between them, and none are quoted.
+    command = tuple(match["command"].split()) if match else ()
+    if not is_request(command):
+        return None
+    return Finding("journal", time_ns, f"sudo: {message}", related=True, command=command)
+
+
+def _logind(time_ns: int | None, message: str) -> Finding | None:
+    """A session that ended, and with it what it left behind; or the whole machine."""
+    if ended := _SESSION.match(message):
+        scope = f"session-{ended['id']}.scope"
+        return Finding("journal", time_ns, f"logind: {message}", unit=scope, related=True)
+    if _GOES_DOWN.match(message):
+        return Finding("journal", time_ns, f"logind: {message}", related=True, everything=True)
     return None
 
 

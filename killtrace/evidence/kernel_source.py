@@ -135,7 +135,7 @@ def _oom(kill: OomKill) -> Finding:
         unit=None if where is None else where.unit,
         pid=kill.pid,
         comm=kill.comm,
-        more={"report": report.lines},
+        report=tuple(report.lines),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from killtrace import signames, text
 from killtrace.describe import size
+from killtrace.evidence.asked import may_have_asked
 from killtrace.evidence.findings import UNKNOWN_NS, UNKNOWN_PID, Finding
 from killtrace.model import Death, Process
 
@@ -15,6 +16,8 @@ _SAME_DEATH_NS = 15_000_000_000
 # A death that is told of without its pid: by the second, and no two alike within this.
 _UNNAMED_NS = 3_000_000_000
 _RELATED_NS = 120_000_000_000
+# Logs that round a time down put a death before what led to it.
+_SECOND_NS = 1_000_000_000
 # Who knows best: the recorder saw it, the kernel did it, audit saw the call.
 _TRUST = ("store", "kernel-log", "audit", "journal", "accounting")
 
@@ -101,7 +104,21 @@ def _fits(item: Finding, group: Sequence[Finding]) -> bool:
         return False
     if item.pid is not None:
         return item.pid in {found.pid for found in group}
+    if item.command or item.everything:
+        return _asked(item, group)
     return item.unit is not None and item.unit in _units(group)
+
+
+def _asked(item: Finding, group: Sequence[Finding]) -> bool:
+    """Whether what was asked for, before the death, is this death."""
+    died_ns = next((found.time_ns for found in group if found.time_ns is not None), None)
+    if item.time_ns is None or died_ns is None or item.time_ns > died_ns + _SECOND_NS:
+        return False
+    return item.everything or any(
+        may_have_asked(item.command, found.death.process, found.death.exit.signal)
+        for found in group
+        if found.death is not None
+    )
 
 
 def _verdict(group: list[Finding], related: list[Finding]) -> Verdict:

@@ -6,7 +6,7 @@ import pytest
 
 from killtrace import text
 from killtrace.model import Ancestor, Attempt, Cause, Death, Exit, Lost, Origin, Process, Signal
-from killtrace.redact import redact_cmdline, redact_record
+from killtrace.redact import redact_cmdline, redact_line, redact_record
 from killtrace.wire import record_to_json
 
 SECRET = "hunter2"
@@ -70,6 +70,28 @@ def test_no_secret_is_left_anywhere(limit: int | None) -> None:
         shown = json.dumps(record_to_json(redact_record(record)))
         assert SECRET[:4] not in shown
         assert "mysqld" in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "masked"),
+    [
+        (
+            "sudo: joe : USER=root ; ENV=TOKEN=x ; COMMAND=/usr/bin/mysql -px --user=x x",
+            "sudo: joe : USER=root ; ENV=*** ; COMMAND=/usr/bin/mysql -p*** --user=*** ***",
+        ),
+        ("sudo: joe : COMMAND=/bin/kill -9 77", "sudo: joe : COMMAND=/bin/kill -9 77"),
+        (
+            'sending SIGTERM to process 5 uid 0 "mysqld": badness 9, cmdline "mysqld -px x"',
+            'sending SIGTERM to process 5 uid 0 "mysqld": badness 9, cmdline "mysqld ***"',
+        ),
+    ],
+)
+def test_lines_of_logs(line: str, masked: str) -> None:
+    assert redact_line(line) == masked
+    origin = Origin("userspace-oom", line, True, {"reason": line})
+    told = redact_record(Signal(1, 15, 0, "delivered", "process", None, Process(5), origin))
+    assert isinstance(told, Signal)
+    assert told.origin.summary == told.origin.detail["reason"] == masked
 
 
 def test_a_record_with_no_process_stays() -> None:

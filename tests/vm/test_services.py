@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,6 +184,18 @@ def test_why_from_audit_and_accounting() -> None:
     assert verdict["death"]["exit"]["signal"] == "SIGKILL"
     assert verdict["death"]["cause"]["sender"]["pid"] == by
     assert re.search(r"\bSIGKILL\b", verdict["summary"])
+
+
+def test_why_tells_of_the_command_under_sudo() -> None:
+    victim = waiting()
+    kill = shutil.which("kill")
+    assert kill is not None
+    command("runuser", "-u", "vagrant", "--", "sudo", kill, "-9", str(victim))
+    os.waitpid(victim, 0)
+    machine.until(lambda: {"accounting", "journal"} <= why(victim)[1], "the logs have it")
+    verdict, _ = why(victim)
+    (line,) = [found["text"] for found in verdict["evidence"] if found["source"] == "journal"]
+    assert line.startswith("sudo: vagrant : ") and line.endswith(f"COMMAND={kill} -9 {victim}")
 
 
 def test_the_recorder_as_a_service() -> None:

@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,11 +64,82 @@ def test_journal_entries() -> None:
          "COREDUMP_SIGNAL": "11", "COREDUMP_COMM": "app", "MESSAGE": [65, 66]},
         {"MESSAGE": None, "_PID": []},
         {"SYSLOG_IDENTIFIER": "sudo", "MESSAGE": "  joe : COMMAND=/usr/bin/pkill sleep"},
+        {"SYSLOG_IDENTIFIER": "systemd-logind", "MESSAGE": "New session 4 of user joe."},
     ]  # fmt: skip
     found = list(journal.findings(entries))
     assert [item.pid for item in found] == [None, 77, 179944, 5, None]
     assert found[0].unit == "web.service" and found[0].related
     assert found[2].time_ns == 1_700_000_001 * SECOND
+
+
+def _typed(command: str, seconds_before: float = 5) -> Finding:
+    """sudo's line of a command, before the death of `_death("…", 100, …)`."""
+    entry = {
+        "__REALTIME_TIMESTAMP": str(int((100 - seconds_before) * 1_000_000)),
+        "SYSLOG_IDENTIFIER": "sudo",
+        "MESSAGE": f"   joe : TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND={command}",
+    }
+    (found,) = journal.findings([entry])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("/usr/bin/kill -9 77", True),
+        ("/usr/bin/kill -9 78", False),
+        ("/usr/bin/kill -9 -1", True),
+        ("/usr/bin/pkill slee", True),
+        ("/usr/bin/pkill sleep(", False),
+        ("/usr/bin/pkill -u joe", False),
+        ("/usr/bin/killall sleep", True),
+        ("/usr/bin/killall slee", False),
+        ("/usr/bin/systemctl stop web", True),
+        ("/usr/bin/systemctl stop other", False),
+        ("/usr/bin/systemctl kill -s HUP web", False),
+        ("/usr/sbin/reboot", True),
+    ],
+)
+def test_a_command_under_sudo_stands_with_the_death_that_it_names(
+    command: str, named: bool
+) -> None:
+    death = _death("journal", 100, True)
+    assert death.death is not None
+    process = replace(death.death.process, unit="web.service")
+    died = replace(death, death=replace(death.death, process=process))
+    (verdict,) = verdicts([died, _typed(command)])
+    told = [item.text for item in verdict.evidence if item.text.startswith("sudo: joe")]
+    assert len(told) == named
+    (late,) = verdicts([died, _typed(command, seconds_before=-5)])
+    assert len(late.evidence) == 1
+
+
+@pytest.mark.parametrize("command", ["/usr/bin/systemctl start web", "/usr/bin/ls kill", ""])
+def test_a_command_that_ends_nothing_is_no_evidence(command: str) -> None:
+    entry = {"SYSLOG_IDENTIFIER": "sudo", "MESSAGE": f"joe : COMMAND={command}"}
+    assert list(journal.findings([entry])) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("Removed session 4.", True),
+        ("Session 4 logged out. Waiting for processes to exit.", True),
+        ("Removed session 14.", False),
+        ("System is rebooting.", True),
+    ],
+)
+def test_what_logind_says_of_a_session_and_of_the_machine(message: str, told: bool) -> None:
+    entry = {
+        "__REALTIME_TIMESTAMP": "99000000",
+        "SYSLOG_IDENTIFIER": "systemd-logind",
+        "MESSAGE": message,
+    }
+    died = replace(_death("store", 100, True), unit="session-4.scope")
+    (verdict,) = verdicts([died, *journal.findings([entry])])
+    assert [item.text for item in verdict.evidence] == told * [f"logind: {message}"] + [
+        "store says"
+    ]
 
 
 def _death(source: str, time_s: float, cause: bool) -> Finding:
