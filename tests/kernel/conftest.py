@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "needs(*features): what the machine must have (tests/kernel/workloads/features.py); "
         "skipped where it has not, failed where KILLTRACE_MUST names it or is 'all'",
     )
+    # nohup, and a shell's &, would leave these ignored in all that the tests start.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
