@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from dataclasses import replace
@@ -38,6 +39,8 @@ def main() -> int:
     if os.geteuid() != 0:
         raise SystemExit("bench: tracing needs root; run it with sudo")
     need_bpftrace()
+    # A shell's & leaves it ignored here and in all that starts from here; Ctrl-C ends a tracer.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sizes = Sizes.small() if given.small else Sizes()
     sizes = replace(sizes, rounds=given.rounds or sizes.rounds)
     chosen = given.only or _EACH_ROUND + _ONCE

@@ -34,12 +34,12 @@ static void die(const char *what)
 	exit(1);
 }
 
-static void ignore_all(void)
+static void set_usual(void (*handler)(int))
 {
 	int i;
 
 	for (i = 0; i < USUAL; i++)
-		signal(usual[i], SIG_IGN);
+		signal(usual[i], handler);
 }
 
 /* A child that ignores the usual signals until it is killed, or its parent ends. */
@@ -55,7 +55,7 @@ static pid_t sitter(void)
 	if (pid < 0)
 		die("fork");
 	if (!pid) {
-		ignore_all();
+		set_usual(SIG_IGN);
 		prctl(PR_SET_PDEATHSIG, SIGUSR1);
 		if (write(ready[1], "x", 1) != 1)
 			_exit(1);
@@ -303,7 +303,12 @@ static void race(long n, long senders)
 int main(int argc, char **argv)
 {
 	long n = argc > 2 ? atol(argv[2]) : 0;
+	sigset_t none;
 
+	/* nohup, a shell's & and trap '' leave signals ignored, and a victim would never die. */
+	set_usual(SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (argc < 3 || n <= 0) {
 		fprintf(stderr, "usage: load WHAT N…\n");
 		return 2;
