@@ -27,9 +27,12 @@ install:
 	$(APT) $(RUN_DEPENDS)
 	$(PYTHON) -m venv --system-site-packages --clear $(PREFIX)
 	# A copy is built, so that the checkout stays as it is.
+	# Where setuptools is older than 61 (Ubuntu 22.04) pip builds with a newer one, from PyPI.
 	copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
 	cp -r pyproject.toml README.md LICENSE killtrace bpf "$$copy" && \
-	$(PREFIX)/bin/python -m pip install --quiet --no-index --no-deps --no-build-isolation "$$copy"
+	if $(PREFIX)/bin/python -c 'import setuptools as s; exit(int(s.__version__.split(".")[0]) < 61)'; \
+	then offline="--no-index --no-build-isolation"; else offline=; fi && \
+	$(PREFIX)/bin/python -m pip install --quiet --no-deps $$offline "$$copy"
 	ln -sf $(PREFIX)/bin/killtrace $(BIN)/killtrace
 	@echo "installed: try  sudo killtrace"
 

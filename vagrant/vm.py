@@ -34,7 +34,12 @@ SERIES = "6.1"  # the kernel of the box's Debian: what tells whether KVM works h
 # By emulation, the tests that start a tracer each are left out: 150 of them take half an hour.
 TESTS = {
     "kvm": ("tests/kernel", "tests/vm"),
-    "tcg": ("tests/kernel/test_attribution.py", "tests/kernel/test_oom_story.py", "tests/vm"),
+    "tcg": (
+        "tests/kernel/test_attribution.py",
+        "tests/kernel/test_oom_story.py",
+        "tests/kernel/test_doctor.py::test_this_machine_can_trace",
+        "tests/vm",
+    ),
 }
 AFTER_BOOT = "tests/vm/test_past_boot.py"
 _TEST_S = 2400
