@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import click
 
 from killtrace import text
 from killtrace.cli.options import filter_options, format_option, make_filter
-from killtrace.cli.output import guarded
 from killtrace.cli.times import check_range, range_options, store_option
 from killtrace.errors import NotFoundError
 from killtrace.redact import redact_record
@@ -57,12 +55,11 @@ def history(
     check_range(since, until)
     query = Query(make_filter(options), since, until, attempts=bool(options["failed"]))
     with open_store(store) as opened:
-        show = (
-            partial(_show_stats, opened, query, output_format)
+        found = (
+            _show_stats(opened, query, output_format)
             if stats
-            else partial(_show, opened, query, output_format, redact)
+            else _show(opened, query, output_format, redact)
         )
-        found = guarded(show)
         if not found:
             raise NotFoundError(
                 "nothing that matches was recorded",

@@ -12,7 +12,6 @@ import click
 
 from killtrace import signames
 from killtrace.cli.options import SECONDS, filter_options, format_option, make_filter
-from killtrace.cli.output import guarded
 from killtrace.errors import TimedOutError
 from killtrace.filters import Filter
 from killtrace.model import Death, Lost, Record
@@ -152,9 +151,9 @@ class _Live:
         for record in records:
             if self._left == 0 and not isinstance(record, Lost):
                 break
-            if self._wanted(record) and guarded(lambda: self._sink.write(record)):  # noqa: B023
+            if self._wanted(record) and self._sink.write(record):
                 self._count(record)
-        guarded(self._sink.end_round)
+        self._sink.end_round()
 
     def _wanted(self, record: Record) -> bool:
         if self._wait and not isinstance(record, (Death, Lost)):

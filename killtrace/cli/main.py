@@ -11,8 +11,8 @@ import click
 
 from killtrace import __version__, text
 from killtrace.cli.live import live_options, run_live
-from killtrace.cli.output import discard_stdout
-from killtrace.errors import KilltraceError, OutputError
+from killtrace.cli.output import ClosedOutputError, guarded_stdout
+from killtrace.errors import KilltraceError
 
 _COMMANDS = {
     "doctor": "what this machine can and cannot tell",
@@ -38,14 +38,6 @@ class Commands(click.Group):
         module = importlib.import_module(f"killtrace.cli.{cmd_name}")
         command: click.Command = getattr(module, cmd_name)
         return command
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run a command; `| head` that has seen enough ends it quietly: click would exit with 1."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            discard_stdout()
-            return 0
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in --help, without loading anything."""
@@ -90,14 +82,14 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit status (docs/cli.md)."""
     debug = "--debug" in arguments
     try:
-        status = cli.main(list(arguments), prog_name="killtrace", standalone_mode=False)
-        _flush()
+        with guarded_stdout():
+            status = cli.main(list(arguments), prog_name="killtrace", standalone_mode=False)
         return status if isinstance(status, int) else 0
+    except ClosedOutputError:
+        return 0
     except click.ClickException as error:
         return _fail(_usage_text(error), 2 if isinstance(error, click.UsageError) else 1, debug)
     except KilltraceError as error:
-        if isinstance(error, OutputError):
-            discard_stdout()
         return _fail(str(error), error.exit_status, debug)
     except (click.Abort, KeyboardInterrupt):
         return 0
@@ -134,10 +126,3 @@ def _fail(message: str, status: int, debug: bool) -> int:
     except OSError:
         pass
     return status
-
-
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        discard_stdout()

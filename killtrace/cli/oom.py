@@ -15,7 +15,6 @@ from types import FrameType
 import click
 
 from killtrace import clock
-from killtrace.cli.output import guarded
 from killtrace.enrich.enricher import Enricher, open_enricher
 from killtrace.model import Process
 from killtrace.oom import report
@@ -136,8 +135,5 @@ def _watch(surveyor: Surveyor, enricher: Enricher, wanted: _Wanted) -> None:
 
 
 def _write(content: str) -> None:
-    def write() -> None:
-        sys.stdout.write(content)
-        sys.stdout.flush()
-
-    guarded(write)
+    sys.stdout.write(content)
+    sys.stdout.flush()
